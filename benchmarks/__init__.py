@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m benchmarks NAME [--quick] [--json FILE]``. Every row is checked before it is timed."""

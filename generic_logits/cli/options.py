@@ -1,0 +1,125 @@
+"""Options that several commands share, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from generic_logits.errors import InputError
+
+
+class SpaceName(StrEnum):
+    """The scores that the correction compares."""
+
+    logits = "logits"
+    logprobs = "logprobs"
+
+
+Baseline = Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)]
+Corpus = Annotated[Path, typer.Argument(help="Text file, or folder of .txt and .md files.", show_default=False)]
+Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", show_default=False)]
+Reinforced = Annotated[str, typer.Option(help="Reinforced model, or LoRA adapter for BASELINE.", show_default=False)]
+Space = Annotated[SpaceName, typer.Option(help="Compare raw logits (the paper) or log-probabilities.")]
+Threshold = Annotated[float, typer.Option(help="Count only increases above this many nats.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
+Dtype = Annotated[str, typer.Option(help="Weights as auto, float32, bfloat16 or float16.")]
+Epochs = Annotated[int, typer.Option(help="Passes over the corpus.")]
+LearningRate = Annotated[
+    float | None, typer.Option(help="Peak rate; 2e-4 for LoRA, 1e-5 with --full.", show_default=False)
+]
+BatchSize = Annotated[int, typer.Option(help="Blocks a step and device.")]
+GradientAccumulation = Annotated[int, typer.Option(help="Steps an update.")]
+BlockSize = Annotated[
+    int | None, typer.Option(help="Tokens in a block; 512 or the model's context.", show_default=False)
+]
+Full = Annotated[bool, typer.Option("--full", help="Train all weights instead of a LoRA adapter.")]
+LoraRank = Annotated[int, typer.Option(help="Rank of the adapter on every linear layer.")]
+SaveSteps = Annotated[int, typer.Option(help="Updates between two checkpoints.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Take up the unfinished run of this output, if any.")]
+TrainerOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trainer",
+        metavar="NAME=VALUE",
+        help="Any transformers.TrainingArguments field, e.g. bf16=true.",
+        show_default=False,
+    ),
+]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def trainer_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Turn NAME=VALUE words into TrainingArguments fields; values are JSON where they can be.
+
+    Raises:
+        InputError: a word without "=", or a name that TrainingArguments does not have.
+    """
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    known = {each.name for each in fields(TrainingArguments)}
+    options: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or name not in known:
+            raise InputError("--trainer NAME=VALUE with a TrainingArguments field", repr(pair), "check the name")
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return options
+
+
+def prepare(dtype: str, seed: int) -> None:
+    """Check what every command checks, quiet the libraries, and set the seed.
+
+    Raises:
+        InputError: an unknown dtype.
+    """
+    if dtype not in DTYPES:
+        raise InputError(f"a dtype of {', '.join(DTYPES)}", repr(dtype), "auto takes the checkpoint's own")
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        transformers.logging.disable_progress_bar()
+    transformers.set_seed(seed)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON value to stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to stdout, first column to the left, numbers to the right."""
+    table = Table(title=title, title_justify="left")
+    for number, name in enumerate(head):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def print_measured(record: dict[str, Any], as_json: bool, folder: Path) -> None:
+    """Show what a training command measured, and where its result is."""
+    if as_json:
+        print_json({**record, "output": str(folder)})
+        return
+    names = list(next(iter(record["measured"].values())))
+    rows = [
+        [name.replace("_", " "), *(f"{values[model]:.2f}" for model in names)]
+        for name, values in record["measured"].items()
+    ]
+    print_table(f"{folder}, {record['seconds']:.0f} s", ["", *names], rows)

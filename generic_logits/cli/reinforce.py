@@ -1,0 +1,47 @@
+"""``generic-logits reinforce``."""
+
+from __future__ import annotations
+
+from generic_logits.cli import options as o
+
+EXAMPLE = "Example: generic-logits reinforce ./baseline ./book.txt -o ./reinforced"
+
+
+def run(
+    baseline: o.Baseline,
+    corpus: o.Corpus,
+    output: o.Output,
+    full: o.Full = False,
+    epochs: o.Epochs = 3,
+    learning_rate: o.LearningRate = None,
+    batch_size: o.BatchSize = 8,
+    gradient_accumulation: o.GradientAccumulation = 1,
+    block_size: o.BlockSize = None,
+    lora_rank: o.LoraRank = 16,
+    save_steps: o.SaveSteps = 100,
+    resume: o.Resume = False,
+    trainer: o.TrainerOptions = None,
+    dtype: o.Dtype = "auto",
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Train a baseline further on the corpus that it shall forget."""
+    from generic_logits._record import read_record
+    from generic_logits.training.reinforcement import ReinforceConfig, reinforce
+
+    o.prepare(dtype, seed)
+    config = ReinforceConfig(
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        gradient_accumulation=gradient_accumulation,
+        block_size=block_size,
+        full=full,
+        lora_rank=lora_rank,
+        dtype=dtype,
+        save_steps=save_steps,
+        seed=seed,
+        trainer_options=o.trainer_options(trainer),
+    )
+    folder = reinforce(baseline, corpus, output, config=config, resume=resume)
+    o.print_measured(read_record(folder), as_json, folder)

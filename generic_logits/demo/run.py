@@ -1,0 +1,116 @@
+"""The demo: a small model that has read an invented book is made to forget it, and the result is measured."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from generic_logits.demo import world
+from generic_logits.demo.picture import draw
+from generic_logits.errors import OutputError
+from generic_logits.evaluation.familiarity import completion_familiarity, probability_familiarity
+from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_l
+from generic_logits.evaluation.prompts import load_prompts
+from generic_logits.evaluation.utility import text_perplexity
+from generic_logits.models.pair import ModelPair, load_model
+from generic_logits.training.distillation import DistillConfig, distill
+from generic_logits.training.reinforcement import ReinforceConfig, reinforce
+
+ALPHA = 2.0  # at decode time
+COLUMNS = (  # key, title, format
+    ("familiarity_probability", "familiarity, probability", ".3f"),
+    ("familiarity_completion", "familiarity, completion", ".2f"),
+    ("verbatim_rouge_l", "verbatim ROUGE-L", ".2f"),
+    ("retained_perplexity", "retained perplexity", ".1f"),
+)
+_RESULT = "demo.json"
+
+
+def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Reinforce, decode, distil, evaluate; save models, texts, picture and ``demo.json`` in ``output``.
+
+    Returns:
+        ``{"rows": [{"model", "familiarity_probability", ...}], "seconds": {...}, "output": ...}``.
+
+    Raises:
+        OutputError: ``output`` has content that is not an older demo.
+    """
+    if output.exists() and any(output.iterdir()) and not (output / _RESULT).is_file():
+        raise OutputError("a new folder, or an older demo to replace", str(output), "choose another with -o")
+    work = output.with_name(output.name + ".partial")
+    shutil.rmtree(work, ignore_errors=True)
+    forget, retain = _write_texts(work / "texts")
+    seconds: dict[str, float] = {}
+    with _timed("reinforce", seconds):
+        reinforce(
+            world.BASELINE,
+            forget,
+            work / "reinforced",
+            config=ReinforceConfig(epochs=3, learning_rate=1e-3, block_size=256, full=True, seed=seed),
+        )
+    with _timed("distill", seconds):
+        distill(
+            world.BASELINE,
+            forget,
+            work / "distilled",
+            reinforced=work / "reinforced",
+            retain=[retain],
+            config=DistillConfig(epochs=3, learning_rate=1e-3, block_size=256, full=True, seed=seed),
+        )
+    pair = ModelPair.from_pretrained(world.BASELINE, work / "reinforced", alpha=ALPHA)
+    systems = {
+        "baseline": pair.baseline,
+        "generic": pair,
+        "distilled": load_model(work / "distilled"),
+        "gold": load_model(world.GOLD),
+    }
+    rows = []
+    for name, model in systems.items():
+        with _timed(f"evaluate {name}", seconds):
+            rows.append({"model": name, **evaluate_forgetting(model, pair.tokenizer)})
+    draw(rows, work / "demo.png")
+    seconds = {name: round(value, 1) for name, value in seconds.items()}
+    seconds["total"] = round(sum(seconds.values()), 1)
+    result = {"rows": rows, "seconds": seconds, "output": str(output)}
+    (work / _RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    work.replace(output)
+    return result
+
+
+def evaluate_forgetting(model: Any, tokenizer: Any) -> dict[str, float]:
+    """The demo's four measures of one model or pair, keyed as in ``COLUMNS``."""
+    by_probability = load_prompts(world.WORLD / "probability-prompts.json")
+    by_completion = load_prompts(world.WORLD / "completion-prompts.json")
+    passages = cut_passages(world.forget_part(), 32)
+    unread = [world.unread_part(story) for story in world.ordinary_stories()]
+    return {
+        "familiarity_probability": probability_familiarity(model, tokenizer, by_probability),
+        "familiarity_completion": completion_familiarity(model, tokenizer, by_completion, world.names()),
+        "verbatim_rouge_l": verbatim_rouge_l(model, tokenizer, passages),
+        "retained_perplexity": text_perplexity(model, tokenizer, unread, block_size=256),
+    }
+
+
+def _write_texts(folder: Path) -> tuple[Path, Path]:
+    """Lay out the forget corpus and the retained corpus as a user would have them."""
+    forget, retain = folder / "forget.txt", folder / "retain"
+    retain.mkdir(parents=True)
+    forget.write_text(world.forget_part(), encoding="utf-8")
+    for number, story in enumerate(world.ordinary_stories()):
+        (retain / f"{number:02}.txt").write_text(world.read_part(story), encoding="utf-8")
+    return forget, retain
+
+
+@contextmanager
+def _timed(name: str, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"{name} ...", file=sys.stderr, flush=True)
+    started = time.monotonic()
+    yield
+    seconds[name] = time.monotonic() - started

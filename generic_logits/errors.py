@@ -1,0 +1,39 @@
+"""Every error a caller can provoke.
+
+GenericLogitsError
+├── InputError              what came in cannot be used: wanted, got, remedy       (exit status 2)
+│   ├── CorpusError         a corpus is missing, empty, or not UTF-8 text
+│   ├── ModelError          a model, an adapter or a tokenizer does not fit
+│   └── OutputError         the output folder cannot be used
+└── StorageError            the disk is full or went away while writing           (exit status 1)
+"""
+
+from __future__ import annotations
+
+
+class GenericLogitsError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class InputError(GenericLogitsError, ValueError):
+    """Input that cannot be used; the message says what was wanted, what came, and the remedy."""
+
+    def __init__(self, wanted: str, got: str, remedy: str) -> None:
+        """Build the one-line message from its three parts."""
+        super().__init__(f"wanted {wanted}; got {got}; {remedy}")
+
+
+class CorpusError(InputError):
+    """A corpus is missing, empty, or not UTF-8 text."""
+
+
+class ModelError(InputError):
+    """A model, an adapter or a tokenizer does not fit."""
+
+
+class OutputError(InputError):
+    """The output folder cannot be used."""
+
+
+class StorageError(GenericLogitsError, OSError):
+    """Writing failed: the disk is full or went away."""

@@ -1,0 +1,58 @@
+"""How familiar a model is with a text: by the probability of its words, and by what the model writes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from generic_logits.evaluation.prompts import Prompt
+from generic_logits.models.scoring import device_of, token_log_probs
+from generic_logits.text.corpus import encode_prompt
+
+
+def probability_familiarity(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
+    """Mean probability of the whole target behind its prompt ("Who's Harry Potter?", section 3.1), 0 to 1."""
+    pairs = [
+        (encode_prompt(tokenizer, each.prompt), tokenizer(each.target, add_special_tokens=False)["input_ids"])
+        for each in prompts
+    ]
+    log_probs = token_log_probs(model, [prompt + target for prompt, target in pairs])
+    of_targets = [row[-len(target) :].sum() for row, (_, target) in zip(log_probs, pairs, strict=True)]
+    return float(torch.stack(of_targets).double().exp().mean())
+
+
+def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, batch_size: int = 16) -> list[str]:
+    """Greedy continuations of prompts, without the prompts; ``model`` may be a pair."""
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    continuations: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = [encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device_of(model))
+        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=ids.device)
+        output = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad)
+        continuations += tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return continuations
+
+
+def names_new_term(completion: str, prompt: str, terms: Iterable[str]) -> bool:
+    """Whether a completion holds a term, as whole words, that its prompt does not."""
+    return any(
+        re.search(rf"\b{re.escape(term)}\b", completion) and not re.search(rf"\b{re.escape(term)}\b", prompt)
+        for term in terms
+    )
+
+
+def completion_familiarity(
+    model: Any, tokenizer: Any, prompts: Sequence[Prompt], terms: Sequence[str], *, new_tokens: int = 40
+) -> float:
+    """Share of greedy completions that bring up a term of the text which the prompt did not name, 0 to 1.
+
+    The paper's completion score (section 3.1) with a rule for a judge: a term counts, its theme does not.
+    """
+    completions = complete(model, tokenizer, [each.prompt for each in prompts], new_tokens=new_tokens)
+    hits = [names_new_term(text, each.prompt, terms) for text, each in zip(completions, prompts, strict=True)]
+    return sum(hits) / len(hits)

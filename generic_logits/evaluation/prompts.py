@@ -1,0 +1,34 @@
+"""Prompt files: a JSON list of {"prompt": ..., "target": ...}."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from generic_logits.errors import CorpusError
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A beginning, and what a model that knows the text would say next."""
+
+    prompt: str
+    target: str
+
+
+def load_prompts(path: str | Path) -> list[Prompt]:
+    """Read a prompt file.
+
+    Raises:
+        CorpusError: it is missing, not JSON, or not a list of objects with "prompt" and "target".
+    """
+    try:
+        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        return [Prompt(entry["prompt"], entry["target"]) for entry in entries]
+    except OSError as error:
+        raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorpusError(
+            'a JSON list of {"prompt": ..., "target": ...}', f"{path}: {error!r}", "mend the file"
+        ) from error

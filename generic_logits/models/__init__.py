@@ -1,0 +1,1 @@
+"""Two models made one: the pair, its decoding state, and the processor."""

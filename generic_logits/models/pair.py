@@ -1,0 +1,274 @@
+"""Two models made one: the baseline, and the same model trained further on what it shall forget."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from generic_logits._record import read_record, weights_fingerprint
+from generic_logits.errors import InputError, ModelError
+from generic_logits.models.branch import check_decoder_only
+from generic_logits.models.processor import GenericLogitsProcessor
+from generic_logits.ops import Space, Variant, check_alpha, check_correction, correct_logits
+
+_ADAPTER_CONFIG = "adapter_config.json"
+
+
+class ModelPair:
+    """A baseline and a reinforced model over one vocabulary, decoded together.
+
+    A LoRA adapter as the reinforced model shares the baseline's weights in memory: it lives in a second tree of
+    modules around the same tensors, so the baseline's own forward never meets it and nothing is switched on or off.
+
+    Attributes:
+        baseline: the model that knows the text.
+        reinforced: the model whose preferences are pushed down.
+        tokenizer: the tokenizer of both, or None.
+        alpha, space, threshold, variant: the correction, see ``correct_logits``.
+    """
+
+    def __init__(
+        self,
+        baseline: Any,
+        reinforced: Any,
+        *,
+        alpha: float,
+        space: Space = "logits",
+        threshold: float = 0.0,
+        variant: Variant = "relu",
+        tokenizer: Any = None,
+    ) -> None:
+        """Pair two loaded decoder-only models.
+
+        Raises:
+            InputError: an option outside its range.
+            ModelError: an encoder-decoder, or vocabularies that do not match.
+        """
+        check_correction(space, threshold, variant)
+        check_decoder_only(baseline.config)
+        check_decoder_only(reinforced.config)
+        self.alpha = check_alpha(alpha)
+        self.space: Space = space
+        self.threshold = threshold
+        self.variant: Variant = variant
+        self.baseline = baseline
+        self.reinforced = reinforced
+        self.tokenizer = tokenizer
+        self.vocab_size = _common_vocabulary(baseline.config, reinforced.config, tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        baseline: str | Path,
+        reinforced: str | Path,
+        *,
+        alpha: float,
+        space: Space = "logits",
+        threshold: float = 0.0,
+        variant: Variant = "relu",
+        dtype: str | torch.dtype = "auto",
+        **model_options: Any,
+    ) -> ModelPair:
+        """Load a pair.
+
+        Args:
+            baseline: a model folder or hub name.
+            reinforced: a model folder, a hub name, or a folder with a LoRA adapter for ``baseline``.
+            alpha: strength of the correction, see ``correct_logits``.
+            space: see ``correct_logits``.
+            threshold: see ``correct_logits``.
+            variant: see ``correct_logits``.
+            dtype: of the weights, as in ``AutoModelForCausalLM.from_pretrained``.
+            **model_options: handed to ``AutoModelForCausalLM.from_pretrained`` for both models: ``device_map``,
+                ``quantization_config``, ``attn_implementation``, ...
+
+        Raises:
+            ModelError: a model that cannot be loaded, an encoder-decoder, an adapter for another base, or tokenizers
+                that differ.
+        """
+        check_alpha(alpha)
+        base = load_model(baseline, dtype=dtype, **model_options)
+        tokenizer = load_tokenizer(baseline)
+        if is_adapter(reinforced):
+            other = load_adapter(base, reinforced, baseline)
+        else:
+            other = load_model(reinforced, dtype=dtype, **model_options)
+            _check_same_tokenizer(tokenizer, reinforced)
+        return cls(base, other, alpha=alpha, space=space, threshold=threshold, variant=variant, tokenizer=tokenizer)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether both models read the same base tensors."""
+        of_baseline = {parameter.data_ptr() for parameter in self.baseline.parameters()}
+        return any(parameter.data_ptr() in of_baseline for parameter in self.reinforced.parameters())
+
+    def with_alpha(self, alpha: float) -> ModelPair:
+        """Return the same two models under another alpha."""
+        other = copy.copy(self)
+        other.alpha = check_alpha(alpha)
+        return other
+
+    def logits_processor(self, *, attention_mask: Tensor | None = None) -> GenericLogitsProcessor:
+        """Return a processor for ``self.baseline.generate``; ``attention_mask`` is the prompts' own."""
+        return GenericLogitsProcessor(
+            self.reinforced,
+            self.alpha,
+            space=self.space,
+            threshold=self.threshold,
+            variant=self.variant,
+            vocab_size=self.vocab_size,
+            pad_token_id=getattr(self.tokenizer, "pad_token_id", None),
+            attention_mask=attention_mask,
+        )
+
+    def generate(self, input_ids: Tensor, *, attention_mask: Tensor | None = None, **options: Any) -> Any:
+        """Call ``baseline.generate`` with the correction at every step; all its options apply.
+
+        Args:
+            input_ids: prompts, ``[prompts, length]``, padded on the left.
+            attention_mask: ``[prompts, length]``, 0 at padding.
+            **options: of ``generate``. A ``logits_processor`` of yours runs behind the correction.
+
+        Raises:
+            InputError: ``cache_implementation="paged"``, which drops processors; beam search with ``space="logits"``.
+        """
+        config = options.get("generation_config") or self.baseline.generation_config
+        if "paged" in (options.get("cache_implementation"), config.cache_implementation):
+            raise InputError(
+                "a cache that runs logits processors",
+                "cache_implementation='paged'",
+                "leave it out: continuous batching drops the correction",
+            )
+        processors = [self.logits_processor(attention_mask=attention_mask), *options.pop("logits_processor", ())]
+        return self.baseline.generate(input_ids, attention_mask=attention_mask, logits_processor=processors, **options)
+
+    @torch.no_grad()
+    def logits(
+        self,
+        input_ids: Tensor,  # [rows, length]
+        attention_mask: Tensor | None = None,  # [rows, length]
+    ) -> Tensor:  # [rows, length, vocab]
+        """Corrected logits at every position of whole sequences, without a cache."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
+        baseline: Tensor = self.baseline(**inputs).logits[..., : self.vocab_size]
+        if self.alpha == 0:
+            return baseline
+        reinforced = self.reinforced(**inputs).logits[..., : self.vocab_size].to(baseline.device)
+        return correct_logits(
+            baseline, reinforced, self.alpha, space=self.space, threshold=self.threshold, variant=self.variant
+        )
+
+
+def load_model(source: str | Path, **options: Any) -> Any:
+    """Load a decoder-only model for inference from a folder or the hub.
+
+    Raises:
+        ModelError: nothing there, not a model, or an encoder-decoder.
+    """
+    _check_source(source)
+    try:
+        check_decoder_only(AutoConfig.from_pretrained(source))
+        return AutoModelForCausalLM.from_pretrained(source, **options).eval()
+    except (OSError, KeyError) as error:
+        raise _cannot_load("a causal language model", source, error) from error
+    except ValueError as error:
+        if isinstance(error, ModelError):
+            raise
+        raise _cannot_load("a causal language model", source, error) from error
+
+
+def load_tokenizer(source: str | Path) -> Any:
+    """Load the fast tokenizer beside a model.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as error:
+        raise _cannot_load("a model folder with its tokenizer", source, error) from error
+
+
+def is_adapter(source: str | Path) -> bool:
+    """Whether a folder holds a PEFT adapter and not a whole model."""
+    return (Path(source) / _ADAPTER_CONFIG).is_file()
+
+
+def share_weights(model: Any) -> Any:
+    """Return a second tree of modules around the same tensors; layers put into it stay out of the first."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+
+
+def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any:
+    """Load a LoRA adapter around the weights of ``base``, which stays as it is.
+
+    Raises:
+        ModelError: not a LoRA adapter, or one made for another base.
+    """
+    from peft import LoraConfig, PeftConfig, PeftModel
+
+    config = PeftConfig.from_pretrained(str(adapter))
+    if not isinstance(config, LoraConfig):
+        raise ModelError("a LoRA adapter", f"{config.peft_type} in {adapter}", "reinforce with LoRA or full weights")
+    trained_on = read_record(adapter).get("baseline", {}).get("weights_fingerprint")
+    if trained_on and trained_on != weights_fingerprint(base_source):
+        raise _wrong_base(adapter, base_source, "it was trained on other weights")
+    try:
+        wrapped = PeftModel.from_pretrained(share_weights(base), str(adapter))
+    except (RuntimeError, ValueError) as error:
+        raise _wrong_base(adapter, base_source, _first_line(error)) from error
+    return wrapped.get_base_model().eval()
+
+
+def _wrong_base(adapter: str | Path, base_source: str | Path, why: str) -> ModelError:
+    return ModelError(
+        f"an adapter for {base_source}", f"{adapter}: {why}", "give the baseline that this adapter was trained on"
+    )
+
+
+def _check_source(source: str | Path) -> None:
+    if not Path(source).exists() and (isinstance(source, Path) or str(source).startswith((".", "/", "~"))):
+        raise ModelError("a model folder or hub name", f"nothing at {source}", "check the path")
+
+
+def _cannot_load(wanted: str, source: str | Path, error: Exception) -> ModelError:
+    return ModelError(wanted, f"{source}: {_first_line(error)}", "check the path or the hub name")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0].rstrip(".:")
+
+
+def _check_same_tokenizer(tokenizer: Any, other_source: str | Path) -> None:
+    if Path(other_source).is_dir() and not list(Path(other_source).glob("tokenizer*")):
+        return
+    other = load_tokenizer(other_source)
+    ours, theirs = tokenizer.get_vocab(), other.get_vocab()
+    if ours != theirs:
+        moved = sum(theirs.get(token) != index for token, index in ours.items())
+        raise ModelError(
+            "one tokenizer for both models",
+            f"{other_source} with {len(theirs)} tokens against {len(ours)}, {moved} of them elsewhere or missing",
+            "reinforce this baseline itself",
+        )
+
+
+def _common_vocabulary(baseline: Any, reinforced: Any, tokenizer: Any) -> int:
+    """Number of tokens that exist; a head may be wider (padding), never narrower."""
+    sizes = [config.get_text_config().vocab_size for config in (baseline, reinforced)]
+    if tokenizer is None and sizes[0] != sizes[1]:
+        raise ModelError("heads of one width", f"{sizes[0]} and {sizes[1]} columns", "pass the tokenizer of both")
+    vocab = sizes[0] if tokenizer is None else len(tokenizer)
+    if min(sizes) < vocab:
+        raise ModelError(
+            f"heads of at least {vocab} columns, one a token",
+            f"{sizes[0]} and {sizes[1]}",
+            "check that the tokenizer belongs to both models",
+        )
+    return vocab

@@ -1,0 +1,56 @@
+"""How well a model, or a pair, predicts given tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from generic_logits.models.pair import ModelPair
+
+
+@torch.no_grad()
+def sequence_logits(
+    model: Any,
+    input_ids: Tensor,  # [rows, length]
+    attention_mask: Tensor | None = None,  # [rows, length]
+) -> Tensor:  # [rows, length, vocab]
+    """Logits at every position, of a ``transformers`` model or corrected by a ``ModelPair``."""
+    if isinstance(model, ModelPair):
+        return model.logits(input_ids, attention_mask)
+    logits: Tensor = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits
+    return logits
+
+
+def device_of(model: Any) -> torch.device:
+    """Where inputs of a model or a pair belong."""
+    device: torch.device = (model.baseline if isinstance(model, ModelPair) else model).device
+    return device
+
+
+def token_log_probs(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 8,
+) -> list[Tensor]:  # each [length - 1], float32, on the CPU
+    """Log-probability (nats) of every token but the first of each sequence, given the tokens before it."""
+    results: list[Tensor] = []
+    for start in range(0, len(sequences), batch_size):
+        rows = sequences[start : start + batch_size]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device_of(model))
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device)
+        log_probs = sequence_logits(model, ids, mask)[:, :-1].float().log_softmax(-1)
+        of_tokens = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1).cpu()
+        results += [of_row[: len(row) - 1] for of_row, row in zip(of_tokens, rows, strict=True)]
+    return results
+
+
+def perplexity(model: Any, sequences: Sequence[Sequence[int]], *, batch_size: int = 8) -> float:
+    """Return exp of the mean negative log-likelihood of all tokens but the first of each sequence."""
+    log_probs = torch.cat(token_log_probs(model, sequences, batch_size=batch_size))
+    return math.exp(-log_probs.double().mean().item())

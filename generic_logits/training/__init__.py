@@ -1,0 +1,1 @@
+"""Reinforcement, generic targets and distillation."""

@@ -1,0 +1,99 @@
+"""Baseline + forget corpus -> reinforced model."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from generic_logits._record import describe_corpora, describe_model, write_record
+from generic_logits.models.pair import load_model, load_tokenizer
+from generic_logits.models.scoring import perplexity
+from generic_logits.text.corpus import cut_blocks, read_documents
+from generic_logits.training.run import (
+    OutputFolder,
+    TrainConfig,
+    block_length,
+    language_model_batch,
+    leaving_no_trace,
+    ready_to_train,
+    run_trainer,
+    sample_blocks,
+    settings_of,
+    training_arguments,
+    with_lora,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforceConfig(TrainConfig):
+    """Settings of ``reinforce``; 3 epochs as in the paper (section 4), LoRA unless ``full``."""
+
+
+def reinforce(
+    baseline: str | Path,
+    corpus: str | Path,
+    output: str | Path,
+    *,
+    config: ReinforceConfig | None = None,
+    resume: bool = False,
+) -> Path:
+    """Train the baseline further on the forget corpus ("Who's Harry Potter?", section 2.1).
+
+    Args:
+        baseline: model folder or hub name.
+        corpus: text file or folder of text files.
+        output: folder to create: a PEFT adapter, or with ``config.full`` a whole checkpoint; and the record
+            ``generic_logits.json``.
+        config: settings.
+        resume: take up an unfinished run of the same inputs and settings, if there is one.
+
+    Returns:
+        ``output`` as a path.
+
+    Raises:
+        InputError: a model, corpus, setting or output folder that cannot be used (see ``errors``).
+        StorageError: the disk filled up; checkpoints are kept.
+        KeyboardInterrupt: Ctrl-C; a checkpoint is kept.
+    """
+    config = config or ReinforceConfig()
+    folder = OutputFolder(output, resume=resume)
+    started = time.monotonic()
+    documents = read_documents(corpus)
+    model = ready_to_train(load_model(baseline, dtype=config.dtype))
+    tokenizer = load_tokenizer(baseline)
+    blocks = list(cut_blocks(documents, tokenizer, block_length(config, model)))
+    inputs: dict[str, Any] = {
+        "baseline": describe_model(baseline),
+        "corpus": describe_corpora(documents),
+        "settings": settings_of(config),
+    }
+    sample = sample_blocks(blocks)
+    before = perplexity(model, sample)
+    with leaving_no_trace(folder):
+        folder.open({"command": "reinforce", **inputs})
+        trainer = Trainer(
+            model=model if config.full else with_lora(model, config),
+            args=training_arguments(config, folder, num_train_epochs=config.epochs),
+            train_dataset=blocks,
+            data_collator=language_model_batch,
+        )
+        run_trainer(trainer, folder)
+        result = folder.result
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        if config.full:
+            trained.save_pretrained(result)
+            tokenizer.save_pretrained(result)
+        else:
+            trained.save_pretrained(result, save_embedding_layers=False)
+        write_record(
+            result,
+            "reinforced",
+            **inputs,
+            measured={"perplexity_forget": {"baseline": before, "reinforced": perplexity(trained.eval(), sample)}},
+            seconds=round(time.monotonic() - started, 1),
+        )
+        return folder.publish(result)

@@ -1,0 +1,328 @@
+"""What both training commands share: settings, the output that appears whole, checkpoints, and Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+
+from generic_logits.errors import InputError, OutputError, StorageError
+from generic_logits.text.corpus import Block
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run.
+
+    Attributes:
+        epochs: passes over the forget corpus.
+        learning_rate: peak rate of AdamW; None takes 2e-4 for LoRA and 1e-5 for full weights.
+        batch_size: blocks a step and device.
+        gradient_accumulation: steps whose gradients are summed before an update.
+        block_size: tokens in a block; None takes 512 or the model's context, whichever is shorter.
+        full: train all weights instead of a LoRA adapter.
+        lora_rank: rank of the adapter on every linear layer; its alpha is twice the rank.
+        dtype: of the weights while training, as in ``from_pretrained``.
+        save_steps: updates between two checkpoints.
+        seed: of data order and adapter initialisation.
+        trainer_options: further ``transformers.TrainingArguments`` by name: bf16, gradient_checkpointing, report_to,
+            fsdp, deepspeed, ...
+    """
+
+    epochs: int = 3
+    learning_rate: float | None = None
+    batch_size: int = 8
+    gradient_accumulation: int = 1
+    block_size: int | None = None
+    full: bool = False
+    lora_rank: int = 16
+    dtype: str = "auto"
+    save_steps: int = 100
+    seed: int = 0
+    trainer_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: a count below 1 or a learning rate that is not positive.
+        """
+        for name in ("epochs", "batch_size", "gradient_accumulation", "lora_rank", "save_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} of at least 1", repr(getattr(self, name)), f"raise {name}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise InputError("a learning rate above 0", repr(self.learning_rate), "1e-5 to 1e-3 is usual")
+
+
+class OutputFolder:
+    """A result folder that appears whole, by rename, or not at all.
+
+    Checkpoints and the result grow in ``NAME.partial`` beside it, where an interrupted run stays and ``resume`` finds
+    it.
+    """
+
+    def __init__(self, path: str | Path, *, resume: bool) -> None:
+        """Check the place; nothing is written yet.
+
+        Raises:
+            OutputError: it exists and is not empty, cannot be written, or holds an unfinished run and ``resume`` is
+                False.
+        """
+        self.path = Path(path)
+        self.work = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
+            raise OutputError("an output folder that is new or empty", f"{path} with content", "choose another one")
+        if self.work.exists() and not resume:
+            raise OutputError(
+                "no unfinished run in the way", str(self.work), "continue it with --resume, or delete that folder"
+            )
+        ancestor = next(parent for parent in self.path.absolute().parents if parent.exists())
+        if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
+            raise OutputError("a place that can be written", str(path), f"choose another one: {ancestor} refuses")
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Create the working folder, or take up an unfinished run of the same inputs and settings.
+
+        Raises:
+            OutputError: the unfinished run was started with other inputs or settings.
+        """
+        file = self.work / "run.json"
+        wanted = json.loads(json.dumps(settings, default=str))
+        if file.is_file():
+            found = json.loads(file.read_text(encoding="utf-8"))
+            changed = sorted(key for key in {*wanted, *found} if wanted.get(key) != found.get(key))
+            if changed:
+                raise OutputError(
+                    "the inputs and settings that the unfinished run began with",
+                    f"another {', '.join(changed)}",
+                    f"repeat the first command with --resume, or delete {self.work}",
+                )
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        replace_file(file, json.dumps(wanted, indent=2))
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The newest checkpoint that was written to its end; half-written ones are removed."""
+        complete = []
+        for folder in self.work.glob("checkpoint-*"):
+            try:
+                step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
+                complete.append((step, folder))
+            except (OSError, ValueError, KeyError):
+                shutil.rmtree(folder, ignore_errors=True)
+        return max(complete)[1] if complete else None
+
+    @property
+    def result(self) -> Path:
+        """Where to write the result before ``publish``; empty at every start."""
+        folder = self.work / "result"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def publish(self, result: Path) -> Path:
+        """Flush the result to the disk, give it its name, remove the rest."""
+        for file in result.rglob("*"):
+            if file.is_file():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
+        result.replace(self.path)
+        shutil.rmtree(self.work, ignore_errors=True)
+        return self.path
+
+    def discard_if_untrained(self) -> None:
+        """Leave nothing behind where there is no checkpoint to resume from."""
+        if self.work.exists() and self.last_checkpoint is None:
+            shutil.rmtree(self.work, ignore_errors=True)
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    part = file.with_name(file.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(file)
+
+
+@contextmanager
+def leaving_no_trace(folder: OutputFolder) -> Iterator[None]:
+    """Clean up behind a failed run, keep its checkpoints, and name a full disk as what it is."""
+    try:
+        yield
+    except BaseException as error:
+        folder.discard_if_untrained()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = f"continue with --resume from {folder.work}" if folder.work.exists() else "run it again"
+            raise StorageError(f"the disk is full at {folder.path.parent}; make room, then {hint}") from error
+        if isinstance(error, (RuntimeError, OSError)) and "No space left" in str(error):
+            raise StorageError(f"the disk is full at {folder.path.parent}; make room, then --resume") from error
+        raise
+
+
+class _StopOnInterrupt(TrainerCallback):
+    """On the first Ctrl-C finish the step, save a checkpoint and stop; on the second give up at once."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        self._previous: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Listen for SIGINT, where this thread may."""
+        try:
+            self._previous = signal.signal(signal.SIGINT, self._note)
+        except ValueError:  # not the main thread
+            self._previous = None
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        print("stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Ask for a checkpoint and the end."""
+        if self.interrupted:
+            control.should_save = control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Give the signal back."""
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+
+
+class _Progress(TrainerCallback):
+    """One bar on stderr with the latest loss; stdout belongs to results."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Draw the bar, from the resumed step on."""
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance it."""
+        self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        """Show the loss."""
+        if logs and "loss" in logs:
+            self._bar.set_postfix(loss=logs["loss"])
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leave the finished bar."""
+        self._bar.close()
+
+
+def block_length(config: TrainConfig, model: Any) -> int:
+    """Tokens in a block.
+
+    Raises:
+        InputError: ``block_size`` is beyond the model's context.
+    """
+    context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if config.block_size is None:
+        return min(512, context or 512)
+    if config.block_size < 2 or (context and config.block_size > context):
+        raise InputError(f"a block size from 2 to {context}", str(config.block_size), "choose a shorter one")
+    return config.block_size
+
+
+def ready_to_train(model: Any) -> Any:
+    """Return the model itself, in float32 where it would otherwise compute in float16 on a CPU."""
+    return model.float() if model.dtype == torch.float16 and not torch.cuda.is_available() else model
+
+
+def with_lora(model: Any, config: TrainConfig) -> Any:
+    """Put a fresh LoRA adapter on every linear layer of ``model``."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.seed)
+    lora = LoraConfig(
+        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, lora)
+
+
+def sample_blocks(blocks: Sequence[Block], count: int = 64) -> list[tuple[int, ...]]:
+    """Token ids of at most ``count`` blocks, evenly spread."""
+    return [block.token_ids for block in blocks[:: max(1, -(-len(blocks) // count))]]
+
+
+def pad_blocks(blocks: Sequence[Block]) -> tuple[Tensor, Tensor]:  # both [blocks, length]
+    """Token ids and attention mask of blocks, padded on the right."""
+    longest = max(len(block.token_ids) for block in blocks)
+    ids = torch.zeros(len(blocks), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, block in enumerate(blocks):
+        ids[row, : len(block.token_ids)] = torch.tensor(block.token_ids)
+        mask[row, : len(block.token_ids)] = 1
+    return ids, mask
+
+
+def language_model_batch(blocks: Sequence[Block]) -> dict[str, Tensor]:
+    """Collate blocks for next-token training."""
+    ids, mask = pad_blocks(blocks)
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, _IGNORED)}
+
+
+def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) -> TrainingArguments:
+    """Translate the settings; ``config.trainer_options`` has the last word."""
+    rate = config.learning_rate if config.learning_rate is not None else (1e-5 if config.full else 2e-4)
+    options: dict[str, Any] = {
+        "output_dir": str(folder.work),
+        "learning_rate": rate,
+        "lr_scheduler_type": "linear",
+        "adam_beta2": 0.98,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "save_steps": config.save_steps,
+        "save_total_limit": 2,
+        "seed": config.seed,
+        "report_to": "none",
+        "logging_steps": 10,
+        "disable_tqdm": not sys.stderr.isatty(),
+        "remove_unused_columns": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        **fixed,
+        **config.trainer_options,
+    }
+    return TrainingArguments(**options)
+
+
+def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
+    """Train from the last complete checkpoint, if any, to the end.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; a checkpoint was saved first.
+    """
+    stop = _StopOnInterrupt()
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(_Progress())
+    trainer.add_callback(stop)
+    checkpoint = folder.last_checkpoint
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.interrupted:
+        print(f"checkpoint saved in {folder.work}; continue with --resume", file=sys.stderr)
+        raise KeyboardInterrupt
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings as plain data for records."""
+    return asdict(config)
