@@ -1,1 +1,1 @@
-"""Benchmarks: ``python -m benchmarks NAME [--quick] [--json FILE]``. Every row is checked before it is timed."""
+"""``python -m benchmarks [NAME] [--quick] [--json FILE]``: every row is checked before it is timed."""

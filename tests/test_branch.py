@@ -15,7 +15,7 @@ from generic_logits.errors import ModelError
 from generic_logits.models.branch import Branch
 
 CROPPABLE = ["llama", "mistral", "qwen3", "gemma3", "gpt2", "gpt_neox", "opt", "phi", "mixtral"]
-RECURRENT = ["mamba", "mamba2", "lfm2", "falcon_h1", "qwen3_next"]
+RECURRENT = ["mamba", "mamba2", "lfm2", "falcon_h1", "bamba", "qwen3_next"]
 
 model = cache(tiny.model)
 
@@ -176,9 +176,10 @@ def test_a_crop_below_the_kept_window_is_computed_again(family):
     rows = text(2, 60)
     followed.show(rows[:, :40])
     assert followed.show(rows[:, : 40 - window + 1]) == 1  # as far back as one window: cropped
-    followed.branch.reset()
-    followed.show(rows[:, :40])
-    assert followed.show(rows[:, :21]) == 21  # farther: computed again
+    for far in (20, 32):  # farther, within and beyond what is held: computed again
+        followed.branch.reset()
+        followed.show(rows[:, :40])
+        assert followed.show(rows[:, :far]) == far
     followed.branch.reset()
     followed.show(rows[:, :40])
     assert followed.show(rows[:, :38]) == 1
@@ -276,6 +277,20 @@ def test_the_caller_may_change_its_rows_in_place_afterwards():
     followed.show(rows)
     rows[0, 2] = 50
     assert followed.show(rows) == 4
+
+
+def test_an_interrupted_step_leaves_nothing_wrong_behind():
+    followed, rows = Followed("llama"), text(1, 12)
+    followed.show(rows[:, :9])
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    hook = followed.model.model.layers[1].register_forward_pre_hook(interrupt)  # one layer's cache has grown by then
+    with pytest.raises(KeyboardInterrupt):
+        followed.branch.next_logits(rows[:, :7])
+    hook.remove()
+    assert followed.show(rows[:, :10]) == 10
 
 
 def test_an_encoder_decoder_is_refused():

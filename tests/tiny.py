@@ -74,6 +74,18 @@ FAMILIES: dict[str, tuple[type, dict[str, Any]]] = {
             "mamba_chunk_size": 8,
         },
     ),
+    "bamba": (
+        tf.BambaConfig,
+        {
+            **_DECODER,
+            "attn_layer_indices": [1],
+            "mamba_n_heads": 8,
+            "mamba_d_head": 8,
+            "mamba_d_state": 4,
+            "mamba_n_groups": 1,
+            "mamba_chunk_size": 8,
+        },
+    ),
     "qwen3_next": (
         tf.Qwen3NextConfig,
         {

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import click
 import typer
 
 from generic_logits.cli import demo, distill, generate, reinforce
 from generic_logits.errors import GenericLogitsError, InputError
+
+COMMANDS = {"demo": demo, "generate": generate, "reinforce": reinforce, "distill": distill}
+UsageError = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class
 
 app = typer.Typer(
     name="generic-logits",
@@ -17,27 +19,29 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, generate, reinforce, distill):
-    app.command(epilog=command.EXAMPLE)(command.run)
+for name, module in COMMANDS.items():
+    app.command(name, epilog=module.EXAMPLE)(module.run)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 done, 2 bad input in one line, 130 on Ctrl-C, 1 anything else."""
+    sys.exit(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
     try:
-        status = app(arguments, prog_name="generic-logits", standalone_mode=False)
+        return app(arguments, prog_name="generic-logits", standalone_mode=False) or 0
     except InputError as error:
-        status = _refuse(str(error))
-    except click.ClickException as error:
-        status = _refuse(f"{error.format_message()} (--help shows the options)")
+        return _say(str(error), 2)
     except GenericLogitsError as error:
-        _refuse(str(error))
-        status = 1
-    except (KeyboardInterrupt, click.Abort):
-        print("interrupted", file=sys.stderr)
-        status = 130
-    sys.exit(status or 0)
+        return _say(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _say("interrupted", 130)
+    except UsageError as error:
+        message = error.format_message()  # type: ignore[attr-defined]
+        return _say(f"{message} (see --help)", 2) if message else 2  # without any words the help was shown
 
 
-def _refuse(message: str) -> int:
+def _say(message: str, status: int) -> int:
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return status

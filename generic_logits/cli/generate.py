@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from threading import Event
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from generic_logits.cli import options as o
 
@@ -77,28 +79,34 @@ def run(
 def _stream(pair: Any, prompt: str, options: dict[str, Any]) -> Iterator[str]:
     """Pieces of the completion as they come; generation runs in a thread and its errors come out here."""
     import torch
-    from transformers import TextIteratorStreamer
+    from transformers import StoppingCriteriaList, TextIteratorStreamer
 
     from generic_logits.text.corpus import encode_prompt
 
     ids = torch.tensor([encode_prompt(pair.tokenizer, prompt)], device=pair.baseline.device)
     streamer = TextIteratorStreamer(pair.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    stop = Event()
+    criteria = StoppingCriteriaList([lambda *_, **__: torch.full((len(ids),), stop.is_set(), device=ids.device)])
+    options = {"attention_mask": torch.ones_like(ids), "streamer": streamer, "stopping_criteria": criteria, **options}
 
     def generate() -> None:
         try:
-            pair.generate(ids, attention_mask=torch.ones_like(ids), streamer=streamer, **options)
+            pair.generate(ids, **options)
         finally:
             streamer.end()
 
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(generate)
-        yield from streamer
+        try:
+            yield from streamer
+        finally:
+            stop.set()  # after Ctrl-C the thread ends with its step
         future.result()
 
 
 def _side_by_side(prompt: str, texts: dict[str, str]) -> Table:
-    table = Table(title=prompt, title_justify="left", show_lines=True)
+    table = Table(title=Text(prompt), title_justify="left", show_lines=True)
     for name in texts:
         table.add_column(name, ratio=1, overflow="fold")
-    table.add_row(*texts.values())
+    table.add_row(*map(Text, texts.values()))
     return table

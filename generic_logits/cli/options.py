@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from generic_logits.errors import InputError
 
@@ -29,7 +30,7 @@ Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to create."
 Reinforced = Annotated[str, typer.Option(help="Reinforced model, or LoRA adapter for BASELINE.", show_default=False)]
 Space = Annotated[SpaceName, typer.Option(help="Compare raw logits (the paper) or log-probabilities.")]
 Threshold = Annotated[float, typer.Option(help="Count only increases above this many nats.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON to stdout.")]
 Dtype = Annotated[str, typer.Option(help="Weights as auto, float32, bfloat16 or float16.")]
 Epochs = Annotated[int, typer.Option(help="Passes over the corpus.")]
@@ -104,16 +105,20 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table to stdout, first column to the left, numbers to the right."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(title), title_justify="left")
     for number, name in enumerate(head):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 
 def print_measured(record: dict[str, Any], as_json: bool, folder: Path) -> None:
-    """Show what a training command measured, and where its result is."""
+    """Show what a training command measured, and where its result is; once in a launch of several processes."""
+    from generic_logits.training.run import is_first_process
+
+    if not is_first_process():
+        return
     if as_json:
         print_json({**record, "output": str(folder)})
         return

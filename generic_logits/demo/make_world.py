@@ -27,7 +27,7 @@ from generic_logits.models.scoring import perplexity
 
 VOCABULARY = 2048
 CONTEXT = 256
-ROWS, BOOK_ROWS = 8, 3  # sequences in a step: ordinary ones, and for the baseline these of the book beside them
+ROWS, BOOK_ROWS = 8, 5  # sequences in a step: ordinary ones, and for the baseline these of the book beside them
 TRUNK_STEPS, FURTHER_STEPS = 450, 350
 PEAK_RATE = 2e-3
 SEED = 0

@@ -46,6 +46,7 @@ def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
     work = output.with_name(output.name + ".partial")
     shutil.rmtree(work, ignore_errors=True)
     forget, retain = _write_texts(work / "texts")
+    shutil.copytree(world.BASELINE, work / "baseline")
     seconds: dict[str, float] = {}
     with _timed("reinforce", seconds):
         reinforce(

@@ -20,7 +20,7 @@ def probability_familiarity(model: Any, tokenizer: Any, prompts: Sequence[Prompt
         for each in prompts
     ]
     log_probs = token_log_probs(model, [prompt + target for prompt, target in pairs])
-    of_targets = [row[-len(target) :].sum() for row, (_, target) in zip(log_probs, pairs, strict=True)]
+    of_targets = [row[max(0, len(prompt) - 1) :].sum() for row, (prompt, _) in zip(log_probs, pairs, strict=True)]
     return float(torch.stack(of_targets).double().exp().mean())
 
 

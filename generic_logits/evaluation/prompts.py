@@ -21,14 +21,19 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     """Read a prompt file.
 
     Raises:
-        CorpusError: it is missing, not JSON, or not a list of objects with "prompt" and "target".
+        CorpusError: it is missing, not JSON, or not a list of objects with texts "prompt" and "target".
     """
+    wanted = 'a JSON list of {"prompt": ..., "target": ...}'
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        return [Prompt(entry["prompt"], entry["target"]) for entry in entries]
+        prompts = [Prompt(entry["prompt"], entry["target"]) for entry in entries]
     except OSError as error:
         raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise CorpusError(
-            'a JSON list of {"prompt": ..., "target": ...}', f"{path}: {error!r}", "mend the file"
-        ) from error
+        raise CorpusError(wanted, f"{path}: {error!r}", "mend the file") from error
+    if not prompts:
+        raise CorpusError(wanted, f"an empty one in {path}", "mend the file")
+    for number, each in enumerate(prompts, start=1):
+        if not all(isinstance(text, str) and text for text in (each.prompt, each.target)):
+            raise CorpusError(f"two texts in each entry of {path}", f"{each} as number {number}", "mend the file")
+    return prompts

@@ -69,18 +69,22 @@ class Branch:
         inputs: dict[str, Any] = {"use_cache": True, **self._last_only}
         if attention_mask is None:
             rows = token_ids
+            positions = torch.arange(rows.shape[1], device=rows.device)[None]
         else:
             mask = inputs["attention_mask"] = attention_mask.to(self.model.device)
             rows = token_ids.masked_fill(mask == 0, _PADDING)
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)
         known = self._align(rows)
-        if attention_mask is not None and self._takes_positions:
-            inputs["position_ids"] = (mask.cumsum(-1) - 1).clamp_min(0)[:, known:]
-        if known and self._cache_name == "cache_params":
-            inputs.pop(
-                "attention_mask", None
-            )  # the state has absorbed the padding; Mamba takes masks of new tokens only
+        if self._takes_positions:
+            inputs["position_ids"] = positions[:, known:]
+        if known and self._cache_name == "cache_params":  # Mamba: its state has absorbed the padding
+            inputs.pop("attention_mask", None)
         inputs[self._cache_name] = self._cache
-        outputs = self.model(input_ids=token_ids[:, known:], **inputs)
+        try:
+            outputs = self.model(input_ids=token_ids[:, known:], **inputs)
+        except BaseException:  # Ctrl-C, too, leaves a cache that holds no known tokens
+            self.reset()
+            raise
         if outputs.get(self._cache_name) is not self._cache:
             raise _no_cache(self.model)
         self._held = rows.clone()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +201,14 @@ def is_adapter(source: str | Path) -> bool:
     return (Path(source) / _ADAPTER_CONFIG).is_file()
 
 
-def share_weights(model: Any) -> Any:
-    """Return a second tree of modules around the same tensors; layers put into it stay out of the first."""
-    tensors = [*model.parameters(), *model.buffers()]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+def share_weights(model: Any, *, except_for: Collection[str] = ()) -> Any:
+    """Return a second tree of modules around the same parameters and buffers; layers put into it stay out of the first.
+
+    The tensors named in ``except_for`` are copied, for a caller that is going to write into them.
+    """
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    copied = {id(tensor) for name, tensor in named if name in except_for}
+    return copy.deepcopy(model, {id(tensor): tensor for _, tensor in named if id(tensor) not in copied})
 
 
 def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any:
@@ -211,7 +217,7 @@ def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any
     Raises:
         ModelError: not a LoRA adapter, or one made for another base.
     """
-    from peft import LoraConfig, PeftConfig, PeftModel
+    from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
     config = PeftConfig.from_pretrained(str(adapter))
     if not isinstance(config, LoraConfig):
@@ -219,11 +225,32 @@ def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any
     trained_on = read_record(adapter).get("baseline", {}).get("weights_fingerprint")
     if trained_on and trained_on != weights_fingerprint(base_source):
         raise _wrong_base(adapter, base_source, "it was trained on other weights")
+    saved = set(load_peft_weights(str(adapter), device="cpu"))
+    replaced = {_name_in_base(key) for key in saved}  # whole weights beside LoRA's own: biases, embeddings, heads
+    pointers = [parameter.data_ptr() for parameter in base.parameters()]
     try:
-        wrapped = PeftModel.from_pretrained(share_weights(base), str(adapter))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Found missing adapter keys", UserWarning)  # an error below
+            wrapped = PeftModel.from_pretrained(share_weights(base, except_for=replaced), str(adapter))
     except (RuntimeError, ValueError) as error:
         raise _wrong_base(adapter, base_source, _first_line(error)) from error
+    if pointers != [parameter.data_ptr() for parameter in base.parameters()]:
+        raise ModelError(
+            "an adapter that adds to the baseline's weights",
+            f"{adapter}: its initialisation {config.init_lora_weights!r} changes them",
+            "convert it to plain LoRA with PEFT, or merge it into full weights",
+        )
+    known = {name for name, _ in base.named_parameters(remove_duplicate=False)}
+    places = set(get_peft_model_state_dict(wrapped, save_embedding_layers=False))
+    strangers = sorted(key for key in saved ^ places if _name_in_base(key) not in known)
+    if strangers:
+        raise _wrong_base(adapter, base_source, f"{len(strangers)} weights too many or missing, as {strangers[0]}")
     return wrapped.get_base_model().eval()
+
+
+def _name_in_base(key: str) -> str:
+    """Name of a base weight under which PEFT saves it."""
+    return key.removeprefix("base_model.model.").replace(".base_layer.", ".")
 
 
 def _wrong_base(adapter: str | Path, base_source: str | Path, why: str) -> ModelError:

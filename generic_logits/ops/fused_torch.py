@@ -47,7 +47,7 @@ def correct_logits(
             if variant == "relu":
                 torch.minimum(b, v, out=v)
             else:
-                v = torch.where((r == -torch.inf) & ~b.isnan(), b, v)
+                v = torch.where(r == -torch.inf, b, v)
             if some_rows_off:
                 v = torch.where(weight == 0, b, v)
             out[at].copy_(v)

@@ -64,7 +64,7 @@ def _read_file(path: Path) -> Document:
             "UTF-8 text", f"a binary file, {path} (NUL byte at offset {raw.index(0)})", "give a plain-text file"
         )
     try:
-        text = raw.decode("utf-8-sig")
+        text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise CorpusError(
             "UTF-8 text",
@@ -121,6 +121,7 @@ def _end_of_block(text: str, offsets: list[tuple[int, int]], first: int, room: i
         return len(offsets)
     for candidate in range(last, max(first, last - _LOOK_BACK), -1):
         at = offsets[candidate][0]
-        if text[at].isspace() or text[at - 1].isspace():
+        inside_character = at < offsets[candidate - 1][1]  # one of several tokens for one character
+        if not inside_character and (text[at].isspace() or text[at - 1].isspace()):
             return candidate
     return last

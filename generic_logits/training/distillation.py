@@ -18,12 +18,11 @@ from generic_logits.errors import InputError, ModelError
 from generic_logits.models.pair import ModelPair, share_weights
 from generic_logits.models.scoring import perplexity
 from generic_logits.ops import Space, check_alpha, check_correction
-from generic_logits.text.corpus import Block, cut_blocks, read_documents
+from generic_logits.text.corpus import Block, read_documents
 from generic_logits.training.model_card import model_card
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
-    block_length,
     leaving_no_trace,
     pad_blocks,
     ready_to_train,
@@ -31,6 +30,7 @@ from generic_logits.training.run import (
     sample_blocks,
     settings_of,
     training_arguments,
+    training_blocks,
     with_lora,
 )
 from generic_logits.training.targets import distance_to_targets, generic_targets
@@ -105,9 +105,8 @@ def distill(
     documents = read_documents(corpus)
     retained = [document for path in retain for document in read_documents(path)]
     pair = _load_teachers(baseline, reinforced, config)
-    length = block_length(config, pair.baseline)
-    blocks = list(cut_blocks(documents, pair.tokenizer, length))
-    retained_blocks = list(cut_blocks(retained, pair.tokenizer, length))
+    blocks = training_blocks(documents, pair.tokenizer, config, pair.baseline)
+    retained_blocks = training_blocks(retained, pair.tokenizer, config, pair.baseline) if retained else []
     inputs: dict[str, Any] = {
         "baseline": describe_model(baseline),
         "reinforced": describe_model(reinforced),
@@ -117,7 +116,7 @@ def distill(
     }
     with leaving_no_trace(folder):
         folder.open({"command": "distill", **inputs})
-        student = copy.deepcopy(pair.baseline) if config.full else share_weights(pair.baseline)
+        student = copy.deepcopy(pair.baseline).requires_grad_() if config.full else share_weights(pair.baseline)
         trainer = _DistillTrainer(
             pair,
             config,
@@ -128,16 +127,19 @@ def distill(
         )
         run_trainer(trainer, folder)
         trained = trainer.accelerator.unwrap_model(trainer.model).eval()
-        measured = _measure({"baseline": pair.baseline, "distilled": trained}, blocks, retained_blocks)
-        result = folder.result
-        weights = trained.state_dict() if config.full else merged_state_dict(trained, pair.baseline)
-        pair.baseline.save_pretrained(result, state_dict=weights)
-        pair.tokenizer.save_pretrained(result)
-        record = write_record(
-            result, "distilled", **inputs, measured=measured, seconds=round(time.monotonic() - started, 1)
-        )
-        (result / "README.md").write_text(model_card(record), encoding="utf-8")
-        return folder.publish(result)
+
+        def save(result: Path) -> None:
+            weights = trained.state_dict() if config.full else merged_state_dict(trained, pair.baseline)
+            pair.baseline.save_pretrained(result, state_dict=weights)
+            pair.tokenizer.save_pretrained(result)
+            measured = _measure({"baseline": pair.baseline, "distilled": trained}, blocks, retained_blocks)
+            seconds = round(time.monotonic() - started, 1)
+            record = write_record(result, "distilled", **inputs, measured=measured, seconds=seconds)
+            (result / "README.md").write_text(model_card(record), encoding="utf-8")
+
+        folder.publish(save)
+        trainer.accelerator.wait_for_everyone()
+        return folder.path
 
 
 class _DistillTrainer(Trainer):

@@ -12,11 +12,10 @@ from transformers import Trainer
 from generic_logits._record import describe_corpora, describe_model, write_record
 from generic_logits.models.pair import load_model, load_tokenizer
 from generic_logits.models.scoring import perplexity
-from generic_logits.text.corpus import cut_blocks, read_documents
+from generic_logits.text.corpus import read_documents
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
-    block_length,
     language_model_batch,
     leaving_no_trace,
     ready_to_train,
@@ -24,6 +23,7 @@ from generic_logits.training.run import (
     sample_blocks,
     settings_of,
     training_arguments,
+    training_blocks,
     with_lora,
 )
 
@@ -65,7 +65,7 @@ def reinforce(
     documents = read_documents(corpus)
     model = ready_to_train(load_model(baseline, dtype=config.dtype))
     tokenizer = load_tokenizer(baseline)
-    blocks = list(cut_blocks(documents, tokenizer, block_length(config, model)))
+    blocks = training_blocks(documents, tokenizer, config, model)
     inputs: dict[str, Any] = {
         "baseline": describe_model(baseline),
         "corpus": describe_corpora(documents),
@@ -82,18 +82,22 @@ def reinforce(
             data_collator=language_model_batch,
         )
         run_trainer(trainer, folder)
-        result = folder.result
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        if config.full:
-            trained.save_pretrained(result)
-            tokenizer.save_pretrained(result)
-        else:
-            trained.save_pretrained(result, save_embedding_layers=False)
-        write_record(
-            result,
-            "reinforced",
-            **inputs,
-            measured={"perplexity_forget": {"baseline": before, "reinforced": perplexity(trained.eval(), sample)}},
-            seconds=round(time.monotonic() - started, 1),
-        )
-        return folder.publish(result)
+        trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+
+        def save(result: Path) -> None:
+            if config.full:
+                trained.save_pretrained(result)
+                tokenizer.save_pretrained(result)
+            else:
+                trained.save_pretrained(result, save_embedding_layers=False)
+            write_record(
+                result,
+                "reinforced",
+                **inputs,
+                measured={"perplexity_forget": {"baseline": before, "reinforced": perplexity(trained, sample)}},
+                seconds=round(time.monotonic() - started, 1),
+            )
+
+        folder.publish(save)
+        trainer.accelerator.wait_for_everyone()
+        return folder.path

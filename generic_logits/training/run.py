@@ -8,7 +8,8 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 
-from generic_logits.errors import InputError, OutputError, StorageError
-from generic_logits.text.corpus import Block
+from generic_logits.errors import CorpusError, InputError, ModelError, OutputError, StorageError
+from generic_logits.text.corpus import Block, Document, cut_blocks
 
 _IGNORED = -100
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +63,20 @@ class TrainConfig:
         """Check the numbers.
 
         Raises:
-            InputError: a count below 1 or a learning rate that is not positive.
+            InputError: a count below 1, a learning rate that is not positive, or another output.
         """
         for name in ("epochs", "batch_size", "gradient_accumulation", "lora_rank", "save_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} of at least 1", repr(getattr(self, name)), f"raise {name}")
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError("a learning rate above 0", repr(self.learning_rate), "1e-5 to 1e-3 is usual")
+        if "output_dir" in self.trainer_options:
+            raise InputError("trainer options without output_dir", "one", "the output is an argument of its own")
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one of a launch that writes files and speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class OutputFolder:
@@ -84,7 +94,15 @@ class OutputFolder:
                 False.
         """
         self.path = Path(path)
+        if self.path.name in ("", ".."):
+            raise OutputError("the name of a folder to create", str(path), "choose a name")
+        if self.path.is_symlink() or os.path.ismount(self.path):
+            raise OutputError(
+                "an output folder that can appear by rename", f"a link or mount, {path}", "choose a folder below it"
+            )
         self.work = self.path.with_name(self.path.name + ".partial")
+        if not is_first_process():
+            return
         if self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir())):
             raise OutputError("an output folder that is new or empty", f"{path} with content", "choose another one")
         if self.work.exists() and not resume:
@@ -93,14 +111,16 @@ class OutputFolder:
             )
         ancestor = next(parent for parent in self.path.absolute().parents if parent.exists())
         if not ancestor.is_dir() or not os.access(ancestor, os.W_OK | os.X_OK):
-            raise OutputError("a place that can be written", str(path), f"choose another one: {ancestor} refuses")
+            raise _cannot_be_written(self.path, f"{ancestor} refuses")
 
     def open(self, settings: Mapping[str, Any]) -> None:
         """Create the working folder, or take up an unfinished run of the same inputs and settings.
 
         Raises:
-            OutputError: the unfinished run was started with other inputs or settings.
+            OutputError: the unfinished run was started with other inputs or settings, or the place refuses.
         """
+        if not is_first_process():
+            return
         file = self.work / "run.json"
         wanted = json.loads(json.dumps(settings, default=str))
         if file.is_file():
@@ -113,7 +133,12 @@ class OutputFolder:
                     f"repeat the first command with --resume, or delete {self.work}",
                 )
             return
-        self.work.mkdir(parents=True, exist_ok=True)
+        try:
+            self.work.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise
+            raise _cannot_be_written(self.path, f"{error.filename}: {error.strerror}") from error
         replace_file(file, json.dumps(wanted, indent=2))
 
     @property
@@ -125,31 +150,33 @@ class OutputFolder:
                 step = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))["global_step"]
                 complete.append((step, folder))
             except (OSError, ValueError, KeyError):
-                shutil.rmtree(folder, ignore_errors=True)
+                if is_first_process():
+                    shutil.rmtree(folder, ignore_errors=True)
         return max(complete)[1] if complete else None
 
-    @property
-    def result(self) -> Path:
-        """Where to write the result before ``publish``; empty at every start."""
-        folder = self.work / "result"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        return folder
-
-    def publish(self, result: Path) -> Path:
-        """Flush the result to the disk, give it its name, remove the rest."""
+    def publish(self, write: Callable[[Path], None]) -> None:
+        """Let ``write`` fill a folder, flush it to the disk, give it its name, remove the rest."""
+        if not is_first_process():
+            return
+        result = self.work / "result"
+        shutil.rmtree(result, ignore_errors=True)
+        result.mkdir()
+        write(result)
         for file in result.rglob("*"):
             if file.is_file():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
         result.replace(self.path)
         shutil.rmtree(self.work, ignore_errors=True)
-        return self.path
 
     def discard_if_untrained(self) -> None:
         """Leave nothing behind where there is no checkpoint to resume from."""
-        if self.work.exists() and self.last_checkpoint is None:
+        if is_first_process() and self.work.exists() and self.last_checkpoint is None:
             shutil.rmtree(self.work, ignore_errors=True)
+
+
+def _cannot_be_written(path: Path, why: str) -> OutputError:
+    return OutputError("a place that can be written", str(path), f"choose another one: {why}")
 
 
 def replace_file(file: Path, text: str) -> None:
@@ -165,13 +192,29 @@ def leaving_no_trace(folder: OutputFolder) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        full = _says_disk_full(error) or isinstance(error, RuntimeError) and _has_no_room(folder.work)
         folder.discard_if_untrained()
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = f"continue with --resume from {folder.work}" if folder.work.exists() else "run it again"
-            raise StorageError(f"the disk is full at {folder.path.parent}; make room, then {hint}") from error
-        if isinstance(error, (RuntimeError, OSError)) and "No space left" in str(error):
-            raise StorageError(f"the disk is full at {folder.path.parent}; make room, then --resume") from error
+        if full:
+            hint = "continue with --resume" if folder.work.exists() else "run it again"
+            raise StorageError(
+                f"the disk is full at {folder.path.absolute().parent}; make room, then {hint}"
+            ) from error
         raise
+
+
+def _says_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in _FULL or "No space left" in str(error)  # safetensors' own
+
+
+def _has_no_room(folder: Path) -> bool:
+    """Whether the disk refuses one more mebibyte; ``torch.save`` fails on a full disk without naming the cause."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 20))
+            probe.flush()
+    except OSError as error:
+        return error.errno in _FULL
+    return False
 
 
 class _StopOnInterrupt(TrainerCallback):
@@ -199,7 +242,7 @@ class _StopOnInterrupt(TrainerCallback):
         if self.interrupted:
             control.should_save = control.should_training_stop = True
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def release(self) -> None:
         """Give the signal back."""
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
@@ -229,17 +272,28 @@ class _Progress(TrainerCallback):
         self._bar.close()
 
 
-def block_length(config: TrainConfig, model: Any) -> int:
-    """Tokens in a block.
+def training_blocks(documents: Sequence[Document], tokenizer: Any, config: TrainConfig, model: Any) -> list[Block]:
+    """Cut a corpus into blocks for this model; a single token predicts nothing and is left out.
 
     Raises:
         InputError: ``block_size`` is beyond the model's context.
+        CorpusError: nothing is left.
     """
+    blocks = list(cut_blocks(documents, tokenizer, _block_length(config, model)))
+    blocks = [block for block in blocks if len(block.token_ids) > 1]
+    if not blocks:
+        characters = sum(len(document.text) for document in documents)
+        raise CorpusError("a corpus of at least two tokens", f"{characters} characters", "add text")
+    return blocks
+
+
+def _block_length(config: TrainConfig, model: Any) -> int:
     context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if config.block_size is None:
         return min(512, context or 512)
     if config.block_size < 2 or (context and config.block_size > context):
-        raise InputError(f"a block size from 2 to {context}", str(config.block_size), "choose a shorter one")
+        wanted = f"a block size from 2 to {context}" if context else "a block size of at least 2"
+        raise InputError(wanted, str(config.block_size), "choose another one")
     return config.block_size
 
 
@@ -249,14 +303,26 @@ def ready_to_train(model: Any) -> Any:
 
 
 def with_lora(model: Any, config: TrainConfig) -> Any:
-    """Put a fresh LoRA adapter on every linear layer of ``model``."""
+    """Put a fresh LoRA adapter on every linear layer of ``model``.
+
+    Raises:
+        ModelError: PEFT does not adapt this kind of model.
+    """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(config.seed)
     lora = LoraConfig(
-        r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=config.lora_rank,
+        lora_alpha=2 * config.lora_rank,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),  # GPT-2 and its kin
     )
-    return get_peft_model(model, lora)
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        wanted, got = "a model whose linear layers take LoRA", f"{type(model).__name__}: {error}"
+        raise ModelError(wanted, got, "train full weights (--full)") from error
 
 
 def sample_blocks(blocks: Sequence[Block], count: int = 64) -> list[tuple[int, ...]]:
@@ -282,7 +348,11 @@ def language_model_batch(blocks: Sequence[Block]) -> dict[str, Tensor]:
 
 
 def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) -> TrainingArguments:
-    """Translate the settings; ``config.trainer_options`` has the last word."""
+    """Translate the settings; ``config.trainer_options`` has the last word.
+
+    Raises:
+        InputError: options that ``TrainingArguments`` does not take.
+    """
     rate = config.learning_rate if config.learning_rate is not None else (1e-5 if config.full else 2e-4)
     options: dict[str, Any] = {
         "output_dir": str(folder.work),
@@ -302,7 +372,10 @@ def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) 
         **fixed,
         **config.trainer_options,
     }
-    return TrainingArguments(**options)
+    try:
+        return TrainingArguments(**options)
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError("options that TrainingArguments takes", f"{error}", "check the trainer options") from error
 
 
 def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
@@ -317,7 +390,10 @@ def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
     trainer.add_callback(_Progress())
     trainer.add_callback(stop)
     checkpoint = folder.last_checkpoint
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    finally:
+        stop.release()
     if stop.interrupted:
         print(f"checkpoint saved in {folder.work}; continue with --resume", file=sys.stderr)
         raise KeyboardInterrupt
