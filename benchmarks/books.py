@@ -1,4 +1,4 @@
-"""The demo's four measures on real books: ``python -m benchmarks.books --forget FILE --prompts FILE ... NAME=MODEL ...``.
+"""The demo's four measures on real books: ``python -m benchmarks.books --forget FILE ... NAME=MODEL ...``.
 
 A MODEL is a folder, or ``BASELINE+REINFORCED@ALPHA`` for a pair at decode time.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -36,6 +37,12 @@ def model_folder(path: Path, family: str = "llama", *, words: Any = None, **chan
     """Save a tiny float32 model of 300 tokens with its tokenizer."""
     made = tiny.model(family, dtype=torch.float32, std=0.1, vocab_size=VOCAB, **changes)
     return tiny.folder(path, made, words or tiny.tokenizer(VOCAB))
+
+
+def settle() -> None:
+    """Call what was imported by now no garbage: every Trainer collects twice, through all of it."""
+    gc.collect()
+    gc.freeze()
 
 
 def text_file(path: Path, text: str) -> Path:
@@ -109,6 +116,7 @@ def sweep(place: str, kind: int, arguments: list[str], moments: list[str]) -> li
         root.mkdir(exist_ok=True)
         return in_child([*arguments, "-o", str(root / "out"), *more], root, **options)
 
+    settle()
     run("whole")
     changes = json.loads(Path(place, "whole.json").read_text())
     outcomes = []

@@ -51,6 +51,7 @@ def root(tmp_path_factory) -> Path:
     reinforce(root / "baseline", root / "forget.txt", root / "adapter", config=adapter)
     whole = ReinforceConfig(block_size=32, batch_size=4, epochs=3, learning_rate=3e-3, full=True)
     reinforce(root / "baseline", root / "forget.txt", root / "whole", config=whole)
+    folders.settle()
     return root
 
 

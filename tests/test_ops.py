@@ -336,9 +336,7 @@ def test_gradients_flow_to_both_models(space, variant, threshold):
     b, r = (x.requires_grad_() for x in scores(2, 9, dtype=torch.float64, bans=False))
     for alpha in (1.5, torch.tensor([0.0, 2.0], dtype=torch.float64)):
         assert torch.autograd.gradcheck(
-            lambda b, r, alpha=alpha: correct_logits(
-                b, r, alpha, space=space, variant=variant, threshold=threshold
-            ),
+            lambda b, r, alpha=alpha: correct_logits(b, r, alpha, space=space, variant=variant, threshold=threshold),
             (b, r),
         )
     with torch.no_grad():
@@ -396,10 +394,9 @@ def test_tokens_do_not_see_each_other_in_raw_space(pair, alpha, random):
     b, r = pair
     order = torch.tensor(random.sample(range(b.shape[1]), b.shape[1]))
     for backend in BACKENDS:
-        v = correct_logits(b, r, alpha, backend=backend)
-        torch.testing.assert_close(
-            correct_logits(b[:, order], r[:, order], alpha, backend=backend), v[:, order], rtol=0, atol=0, equal_nan=True
-        )
+        v = correct_logits(b, r, alpha, backend=backend)[:, order]
+        moved = correct_logits(b[:, order], r[:, order], alpha, backend=backend)
+        torch.testing.assert_close(moved, v, rtol=0, atol=0, equal_nan=True)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ def root(tmp_path_factory) -> Path:
     folders.model_folder(root / "baseline")
     folders.text_file(root / "corpus.txt", folders.prose(8))
     run(root, root / "adapter")
+    folders.settle()
     return root
 
 
@@ -463,7 +464,7 @@ def wait_for(process: subprocess.Popen[str], folder: Path, pattern: str) -> None
     [("reinforce", signal.SIGINT), ("distill", signal.SIGINT), ("reinforce", signal.SIGKILL)],
 )
 def test_an_interrupted_command_goes_on_with_resume_to_the_same_weights(root, tmp_path, name, sent):
-    arguments = command(name, root, tmp_path / "out", "--epochs", "100", "--save-steps", "20")
+    arguments = command(name, root, tmp_path / "out", "--epochs", "60", "--save-steps", "12")
     process = start(arguments)
     try:
         wait_for(process, tmp_path / "out.partial", "checkpoint-*/trainer_state.json")

@@ -370,7 +370,8 @@ def test_an_adapter_of_another_shape_is_refused(folders, tmp_path, family, chang
 
 
 def test_weights_that_an_adapter_brings_along_do_not_reach_the_baseline(tmp_path):
-    base = tiny.folder(tmp_path / "baseline", tiny.model("phi", dtype=torch.float32, vocab_size=VOCAB), tiny.tokenizer())
+    model = tiny.model("phi", dtype=torch.float32, vocab_size=VOCAB)
+    base = tiny.folder(tmp_path / "baseline", model, tiny.tokenizer(VOCAB))
     adapted = peft.get_peft_model(
         AutoModelForCausalLM.from_pretrained(base),
         peft.LoraConfig(r=4, target_modules=["q_proj", "embed_tokens"], bias="all"),

@@ -259,9 +259,7 @@ def test_assisted_sampling_scores_are_exact():
 def test_transformers_itself_refuses_drafts_for_recurrent_models():
     models = tiny.pair("mamba")
     with pytest.raises(ValueError, match="assisted generation is not supported with stateful models"):
-        generate(
-            models[0], tiny.prompts(9), GenericLogitsProcessor(models[1], ALPHA), prompt_lookup_num_tokens=3
-        )
+        generate(models[0], tiny.prompts(9), GenericLogitsProcessor(models[1], ALPHA), prompt_lookup_num_tokens=3)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "gemma3"])
@@ -449,9 +447,7 @@ def test_the_result_has_the_dtype_of_the_scores(dtype):
 def test_beam_search_needs_logprobs(do_sample):
     models = tiny.pair()
     with pytest.raises(InputError) as caught:
-        generate(
-            models[0], tiny.prompts(9), GenericLogitsProcessor(models[1], ALPHA), num_beams=2, do_sample=do_sample
-        )
+        generate(models[0], tiny.prompts(9), GenericLogitsProcessor(models[1], ALPHA), num_beams=2, do_sample=do_sample)
     assert str(caught.value) == (
         "wanted raw logits with space='logits'; got log-probabilities, as beam search hands them over; "
         "use space='logprobs' (its alpha has another scale)"

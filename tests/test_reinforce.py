@@ -34,6 +34,7 @@ def root(tmp_path_factory) -> Path:
     folders.model_folder(root / "baseline")
     folders.text_file(root / "corpus" / "one.txt", folders.prose(20))
     folders.text_file(root / "corpus" / "two.md", folders.prose(15, seed=1) + " Zoë.")
+    folders.settle()
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 
@@ -10,7 +11,7 @@ from generic_logits.cli import demo, distill, generate, reinforce
 from generic_logits.errors import GenericLogitsError, InputError
 
 COMMANDS = {"demo": demo, "generate": generate, "reinforce": reinforce, "distill": distill}
-UsageError = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class
+UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class
 
 app = typer.Typer(
     name="generic-logits",
@@ -38,7 +39,7 @@ def _status(arguments: list[str] | None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted", 130)
     except UsageError as error:
-        message = error.format_message()  # type: ignore[attr-defined]
+        message = error.format_message()
         return _say(f"{message} (see --help)", 2) if message else 2  # without any words the help was shown
 
 

@@ -53,7 +53,7 @@ def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
             world.BASELINE,
             forget,
             work / "reinforced",
-            config=ReinforceConfig(epochs=3, learning_rate=1e-3, block_size=256, full=True, seed=seed),
+            config=ReinforceConfig(epochs=15, learning_rate=1e-3, block_size=256, full=True, seed=seed),
         )
     with _timed("distill", seconds):
         distill(
@@ -62,7 +62,7 @@ def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
             work / "distilled",
             reinforced=work / "reinforced",
             retain=[retain],
-            config=DistillConfig(epochs=3, learning_rate=1e-3, block_size=256, full=True, seed=seed),
+            config=DistillConfig(epochs=6, learning_rate=1e-3, block_size=256, full=True, retain_weight=1.0, seed=seed),
         )
     pair = ModelPair.from_pretrained(world.BASELINE, work / "reinforced", alpha=ALPHA)
     systems = {

@@ -120,7 +120,7 @@ class GenericLogitsProcessor(LogitsProcessor):
             return torch.cat([mask, mask.new_ones(rows, length - prompt_length)], dim=-1)
         if self._pad_token_id is None or not (input_ids[:, 0] == self._pad_token_id).any():
             return None
-        is_text = (input_ids != self._pad_token_id).cumsum(-1) > 0  # [rows, length]
+        is_text: Tensor = (input_ids != self._pad_token_id).cumsum(-1) > 0  # [rows, length]
         if not self._pad_may_be_text:
             return is_text.long()
         if bool(((~is_text).sum(-1) == 1).all()):
