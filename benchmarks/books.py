@@ -21,6 +21,7 @@ from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_
 from generic_logits.evaluation.prompts import Prompt, load_prompts
 from generic_logits.evaluation.utility import text_perplexity
 from generic_logits.models.pair import load_model, load_tokenizer
+from generic_logits.text.corpus import read_documents
 
 
 def load(source: str) -> tuple[Any, Any]:
@@ -39,13 +40,13 @@ def main() -> None:
     parser.add_argument("--held-out", type=Path, required=True, help="the rest of the same book")
     parser.add_argument("--prompts", type=Path, required=True, help="probability prompts")
     parser.add_argument("--terms", type=Path, required=True, help="a JSON object whose keys are the book's terms")
-    parser.add_argument("--unread", type=Path, nargs="+", required=True, help="other books; their last 5 %% are scored")
+    parser.add_argument("--unread", type=Path, required=True, help="file or folder of text that no model has read")
     parser.add_argument("--block-size", type=int, default=256)
     options = parser.parse_args()
 
     prompts, terms = load_prompts(options.prompts), list(json.loads(options.terms.read_text(encoding="utf-8")))
     forget, held_out = (file.read_text(encoding="utf-8") for file in (options.forget, options.held_out))
-    unread = [text[len(text) * 95 // 100 :] for text in (file.read_text(encoding="utf-8") for file in options.unread)]
+    unread = [document.text for document in read_documents(options.unread)]
     passages = cut_passages(forget, 48)
     beginnings = [Prompt(prompt, target) for prompt, target in cut_passages(held_out, 48)]
 

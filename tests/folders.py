@@ -35,7 +35,7 @@ def prose(sentences: int, seed: int = 0) -> str:
 
 def model_folder(path: Path, family: str = "llama", *, words: Any = None, **changes: Any) -> Path:
     """Save a tiny float32 model of 300 tokens with its tokenizer."""
-    made = tiny.model(family, dtype=torch.float32, std=0.1, vocab_size=VOCAB, **changes)
+    made = tiny.model(family, dtype=torch.float32, std=0.1, **{"vocab_size": VOCAB, **changes})
     return tiny.folder(path, made, words or tiny.tokenizer(VOCAB))
 
 

@@ -36,7 +36,7 @@ FLOORS = {
     "evaluation": 2,
     "vllm": 2,
     "demo": 3,
-    "cli": 3,
+    "cli": 4,
 }
 ROOF = ("__init__", "__main__")  # the package's doors: they may import everything, and nothing imports them
 OWNERS = {"vllm": "vllm/", "triton": "ops/fused_triton.py"}  # the only code that may import a heavy package
@@ -278,7 +278,6 @@ def test_a_homeless_module_is_reported(tmp_path, name):
         ("training/a.py", "from house import vllm", "house.vllm"),
         ("vllm/a.py", "import house.training", "house.training"),
         ("demo/a.py", "from ..cli import main", "house.cli"),
-        ("cli/a.py", "from .. import demo", "house.demo"),
     ],
 )
 def test_an_import_up_or_across_is_reported(tmp_path, name, text, target):

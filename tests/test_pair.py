@@ -150,6 +150,19 @@ def test_logits_correct_every_position(pair):
     assert not pair.logits(ids).requires_grad
 
 
+def test_options_reach_the_logits(pair):
+    ids = torch.stack(prompts(11, 11))
+    b, r = (each(input_ids=ids, use_cache=False).logits for each in (pair.baseline, pair.reinforced))
+
+    def corrected(**options: Any) -> Tensor:
+        return ModelPair(pair.baseline, pair.reinforced, alpha=ALPHA, **options).logits(ids)
+
+    torch.testing.assert_close(corrected(variant="linear"), b - ALPHA * (r - b))
+    torch.testing.assert_close(corrected(threshold=0.5), b - ALPHA * (r - b - 0.5).clamp(min=0))
+    rise = (r.log_softmax(-1) - b.log_softmax(-1)).clamp(min=0)
+    torch.testing.assert_close(corrected(space="logprobs"), b - ALPHA * rise, rtol=1e-4, atol=1e-4)
+
+
 def test_logits_at_alpha_zero_are_the_baseline_bit_for_bit(pair):
     ids = torch.stack(prompts(11, 11))
     expected = pair.baseline(input_ids=ids, use_cache=False).logits

@@ -299,11 +299,13 @@ def test_padding_with_eos_is_exact_under_the_prompts_mask(family):
 
 
 def test_the_mask_is_spread_over_the_beams_of_each_prompt():
-    models, rows = with_ids(tiny.pair("mistral"), eos_token_id=tiny.EOS), tiny.prompts(3, 9)
-    processor = GenericLogitsProcessor(models[1], 1.5, space="logprobs", attention_mask=tiny.padded(rows)[1])
-    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 10, "pad": tiny.EOS, "min_new_tokens": 10}
-    expected = generate(models[0], rows, Recomputing(models, 1.5, "logprobs", rows), **options)
-    assert generate(models[0], rows, processor, **options).sequences.tolist() == expected.sequences.tolist()
+    models, rows = with_ids(tiny.pair("gpt2"), eos_token_id=tiny.EOS), tiny.prompts(3, 9)
+    processor = GenericLogitsProcessor(models[1], 10.0, space="logprobs", attention_mask=tiny.padded(rows)[1])
+    options = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 10, "pad": tiny.EOS}
+    expected = generate(models[0], rows, Recomputing(models, 10.0, "logprobs", rows), **options)
+    output = generate(models[0], rows, processor, **options)
+    assert output.sequences.tolist() == expected.sequences.tolist()
+    torch.testing.assert_close(torch.stack(output.scores), torch.stack(expected.scores), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("ids", [{"eos_token_id": 7}, {"eos_token_id": [9, 7]}, {"bos_token_id": 7}], ids=str)

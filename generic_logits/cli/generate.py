@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from generic_logits.cli import options as o
+from generic_logits.errors import InputError
 
 DEFAULT_ALPHA = 2.0
 EXAMPLE = 'Example: generic-logits generate ./baseline --reinforced ./reinforced --alpha 1 --alpha 3 "Once upon a time"'
@@ -46,6 +48,8 @@ def run(
     from generic_logits.ops import check_alpha
 
     strengths = [check_alpha(each) for each in alpha or [DEFAULT_ALPHA]]
+    if not 0 < temperature < math.inf:
+        raise InputError("a finite temperature above 0", repr(temperature), "1 is the model's own")
     o.prepare(dtype, seed)
     pair = ModelPair.from_pretrained(
         baseline, reinforced, alpha=strengths[0], space=space.value, threshold=threshold, dtype=dtype

@@ -113,7 +113,7 @@ def train(model: LlamaForCausalLM, sources: list[Iterator[Tensor]], steps: int, 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Store weights in float16; the configuration asks for float32 when they are loaded."""
     shutil.rmtree(folder, ignore_errors=True)
-    halves = {name: tensor.half() for name, tensor in model.state_dict().items()}
+    halves = {name: tensor.half() for name, tensor in model.named_parameters()}  # without the tied head
     model.config.dtype = torch.float32
     model.save_pretrained(folder, state_dict=halves)
     tokenizer.save_pretrained(folder)

@@ -373,9 +373,14 @@ def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) 
         **config.trainer_options,
     }
     try:
-        return TrainingArguments(**options)
+        arguments = TrainingArguments(**options)
     except (TypeError, ValueError, ImportError) as error:
         raise InputError("options that TrainingArguments takes", f"{error}", "check the trainer options") from error
+    if arguments.eval_strategy != "no":
+        wanted = "trainer options without evaluation"
+        got = f"eval_strategy={config.trainer_options.get('eval_strategy')}"
+        raise InputError(wanted, got, "leave it out: there is nothing to evaluate on")
+    return arguments
 
 
 def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
