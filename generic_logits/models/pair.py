@@ -172,7 +172,7 @@ def load_model(source: str | Path, **options: Any) -> Any:
     Raises:
         ModelError: nothing there, not a model, or an encoder-decoder.
     """
-    _check_source(source)
+    check_source(source)
     try:
         check_decoder_only(AutoConfig.from_pretrained(source))
         return AutoModelForCausalLM.from_pretrained(source, **options).eval()
@@ -222,9 +222,7 @@ def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any
     config = PeftConfig.from_pretrained(str(adapter))
     if not isinstance(config, LoraConfig):
         raise ModelError("a LoRA adapter", f"{config.peft_type} in {adapter}", "reinforce with LoRA or full weights")
-    trained_on = read_record(adapter).get("baseline", {}).get("weights_fingerprint")
-    if trained_on and trained_on != weights_fingerprint(base_source):
-        raise _wrong_base(adapter, base_source, "it was trained on other weights")
+    _check_trained_on(adapter, base_source)
     saved = set(load_peft_weights(str(adapter), device="cpu"))
     replaced = {_name_in_base(key) for key in saved}  # whole weights beside LoRA's own: biases, embeddings, heads
     pointers = [parameter.data_ptr() for parameter in base.parameters()]
@@ -259,7 +257,12 @@ def _wrong_base(adapter: str | Path, base_source: str | Path, why: str) -> Model
     )
 
 
-def _check_source(source: str | Path) -> None:
+def check_source(source: str | Path) -> None:
+    """Refuse a path that leads nowhere; a hub name cannot be told from here.
+
+    Raises:
+        ModelError: nothing at that path.
+    """
     if not Path(source).exists() and (isinstance(source, Path) or str(source).startswith((".", "/", "~"))):
         raise ModelError("a model folder or hub name", f"nothing at {source}", "check the path")
 
@@ -270,6 +273,26 @@ def _cannot_load(wanted: str, source: str | Path, error: Exception) -> ModelErro
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0].rstrip(".:")
+
+
+def check_fits(baseline: str | Path, reinforced: str | Path) -> None:
+    """Check that two sources belong together, without loading their weights.
+
+    Raises:
+        ModelError: nothing there, an adapter for another base, or tokenizers that differ.
+    """
+    check_source(baseline)
+    check_source(reinforced)
+    if is_adapter(reinforced):
+        _check_trained_on(reinforced, baseline)
+    else:
+        _check_same_tokenizer(load_tokenizer(baseline), reinforced)
+
+
+def _check_trained_on(adapter: str | Path, base_source: str | Path) -> None:
+    trained_on = read_record(adapter).get("baseline", {}).get("weights_fingerprint")
+    if trained_on and trained_on != weights_fingerprint(base_source):
+        raise _wrong_base(adapter, base_source, "it was trained on other weights")
 
 
 def _check_same_tokenizer(tokenizer: Any, other_source: str | Path) -> None:
