@@ -108,7 +108,8 @@ def test_every_command_shows_its_options_and_its_example(call, name):
     answer = call(name, "--help")
     assert (answer.status, answer.err) == (0, "")
     assert words_of(COMMANDS[name].EXAMPLE) in words_of(answer.out)
-    assert f"Usage: generic-logits {name}" in answer.out and "--seed" in answer.out and "--json" in answer.out
+    assert f"Usage: generic-logits {name}" in answer.out
+    assert name == "serve" or ("--seed" in answer.out and "--json" in answer.out)  # it hands vLLM's own options on
 
 
 def test_the_command_alone_and_with_help_lists_its_commands(call):

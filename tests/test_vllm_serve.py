@@ -22,8 +22,8 @@ import tiny
 import torch
 
 from generic_logits import ModelPair
-from generic_logits.cli.serve import serve_argv
 from generic_logits.errors import InputError
+from generic_logits.vllm.server import serve_argv
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the client's and vLLM's own

@@ -13,7 +13,7 @@ from vllm.transformers_utils.config import get_config
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.pair import check_fits, is_adapter
 from generic_logits.ops import Space, Variant, check_alpha, check_correction
-from generic_logits.vllm import REQUEST_ALPHA
+from generic_logits.vllm.arguments import REQUEST_ALPHA
 
 _DRAFTS_FROM_TEXT = ("ngram", "ngram_gpu", "suffix")  # the drafting methods that read no hidden states
 
