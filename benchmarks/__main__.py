@@ -3,9 +3,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import decode, table
+from benchmarks import decode, table, vllm
 
-BENCHMARKS = {"decode": decode.run}
+BENCHMARKS = {"decode": decode.run, "vllm": vllm.run}
 
 
 def main() -> None:

@@ -136,11 +136,11 @@ def _decode(baseline: Any, reinforced: Any, prompt: Tensor, new: int, rounds: in
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
-            times[name] += _per_token(variant, new)
+            times[name] += per_token(variant, new)
     return rows_of(times, size, "ms a token", "baseline")
 
 
-def _per_token(variant: Callable[[], tuple[Tensor, list[float]]], new: int) -> list[float]:
+def per_token(variant: Callable[[], tuple[Tensor, list[float]]], new: int) -> list[float]:
     """Milliseconds between tokens after the first; the whole call's mean where it has no clock."""
     started = time.perf_counter()
     _, ticks = variant()

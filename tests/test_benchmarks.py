@@ -6,26 +6,69 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from benchmarks import decode
+from benchmarks import decode, vllm
 from generic_logits import GenericLogitsProcessor
 
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_decode_benchmark_writes_checked_rows(tmp_path):
-    file = tmp_path / "decode.json"
-    command = [sys.executable, "-m", "benchmarks", "decode", "--quick", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+KEYS = {"name", "size", "value", "unit", "reference", "ratio", "checked"}
+
+
+def quick_rows(name: str, file: Path) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "benchmarks", name, "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     content = json.loads(file.read_text())
     assert set(content) == {"machine", "versions", "rows"}
-    assert {"baseline", "two models by hand", "processor"} <= {row["name"] for row in content["rows"]}
-    keys = {"name", "size", "value", "unit", "reference", "ratio", "checked"}
-    assert all(set(row) == keys and row["checked"] and row["value"] > 0 for row in content["rows"])
+    assert all(set(row) == KEYS and row["checked"] and row["value"] > 0 for row in content["rows"])
+    return content["rows"]
+
+
+def test_the_decode_benchmark_writes_checked_rows(tmp_path):
+    rows = quick_rows("decode", tmp_path / "decode.json")
+    assert {"baseline", "two models by hand", "processor"} <= {row["name"] for row in rows}
+
+
+def test_the_vllm_benchmark_writes_checked_rows(tmp_path):
+    rows = {row["name"]: row for row in quick_rows("vllm", tmp_path / "vllm.json")}
+    timed = {"baseline", "two copies", "shared base", "hf generate", "two engines"}
+    weighed = ("baseline, weights", "two copies, weights", "shared base, weights")
+    assert set(rows) == {*timed, *(f"{name}, throughput" for name in timed), *weighed}
+    baseline, copies, shared = (rows[name]["ratio"] for name in weighed)
+    assert baseline < shared < 1.5 < 1.95 < copies < 2.05  # a tiny model: rank 16 weighs much
+
+
+@pytest.mark.parametrize("wrong", ["two copies", "hf generate", "shared base", "two engines"])
+def test_the_vllm_benchmark_refuses_to_time_a_wrong_engine(wrong):
+    tokens, of_adapter = vllm_tokens()
+    vllm.check(tokens, of_adapter, "right")
+    tokens[wrong][-1, -1] += 1
+    with pytest.raises(SystemExit, match="disagree"):
+        vllm.check(tokens, of_adapter, "wrong")
+
+
+@pytest.mark.parametrize("of", ["two copies", "shared base", "two engines"])
+def test_the_vllm_benchmark_refuses_to_time_a_correction_that_changes_nothing(of):
+    tokens, of_adapter = vllm_tokens()
+    tokens["baseline"] = of_adapter.clone() if of == "shared base" else tokens["two copies"].clone()
+    if of == "two engines":  # the correction comes after its last token
+        tokens["baseline"][:, -1] += 1
+    with pytest.raises(SystemExit, match=f"{of} changed nothing"):
+        vllm.check(tokens, of_adapter, "idle")
+
+
+def vllm_tokens() -> tuple[dict[str, Tensor], Tensor]:
+    baseline, corrected, of_adapter = (torch.arange(12).view(2, 6) + shift for shift in (0, 1, 2))
+    tokens = {name: corrected.clone() for name in ("two copies", "hf generate")}
+    of_two = corrected[:, :4].clone()
+    return {**tokens, "baseline": baseline, "shared base": of_adapter.clone(), "two engines": of_two}, of_adapter
 
 
 def test_the_decode_benchmark_refuses_to_time_a_wrong_processor(monkeypatch):

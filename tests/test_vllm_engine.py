@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterator
@@ -364,16 +365,23 @@ def test_compiled_equals_eager(llama, form, tmp_path, monkeypatch):
     ("options", "message"),
     [
         ({"pipeline_parallel_size": 2}, "wanted no pipeline parallelism; got pipeline_parallel_size=2; use tensor_par"),
+        (
+            {"speculative_config": {"method": "draft_model", "num_speculative_tokens": 2}},
+            "wanted speculative decoding by ngram or ngram_gpu or suffix; got draft_model, which drafts",
+        ),
+        ({"enable_prompt_embeds": True}, "wanted prompts of tokens; got enable_prompt_embeds; leave it out"),
         ({"enable_lora": True}, "wanted an engine without LoRA requests; got enable_lora; merge"),
         ({"hf_overrides": {"generic_logits": None}, "raw": True}, "wanted hf_overrides"),
         ({"hf_overrides": {"generic_logits": {"reinforced": "x", "alpha": -1}}, "raw": True}, "wanted a finite alpha"),
     ],
-    ids=["pipeline", "lora", "no settings", "bad settings"],
+    ids=["pipeline", "draft model", "prompt embeddings", "lora", "no settings", "bad settings"],
 )
 def test_what_cannot_be_right_is_refused_at_start(llama, options, message):
     from vllm import LLM
 
-    options = dict(options)
+    options = copy.deepcopy(options)
+    if "speculative_config" in options:
+        options["speculative_config"]["model"] = str(llama["baseline"])
     arguments: dict[str, Any] = {"model": str(llama["baseline"]), "enforce_eager": True, "max_model_len": 64}
     if options.pop("raw", False):
         options["hf_overrides"]["architectures"] = ["GenericLogitsForCausalLM"]
