@@ -144,8 +144,8 @@ def _allow_twice_the_tokens(config: VllmConfig) -> None:
         ends.append(2 * max(ends))
 
 
-class _WithDelta(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not type-checked
-    """A linear layer's own method, and the adapter's share added to the second half of the rows."""
+class _Method(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not type-checked
+    """A layer's own way of applying its weights, inside one that tells the halves of the rows apart."""
 
     def __init__(self, method: Any) -> None:
         self.method = method
@@ -155,25 +155,20 @@ class _WithDelta(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not type-
 
     def process_weights_after_loading(self, layer: nn.Module) -> None:
         self.method.process_weights_after_loading(layer)
+
+
+class _WithDelta(_Method):
+    """The adapter's share is added to the second half of the rows."""
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = self.method.apply(layer, x, bias)
-        first, second = out.chunk(2)
-        delta = linear(linear(x.chunk(2)[1], layer.lora_a), layer.lora_b)
-        return torch.cat([first, second + delta])
+        half = out.shape[0] // 2
+        out[half:] += linear(linear(x[half:], layer.lora_a), layer.lora_b)
+        return out
 
 
-class _SecondTable(QuantizeMethodBase):  # type: ignore[misc]  # vLLM is not type-checked
-    """An embedding or a head whose second half of the rows reads a table that the adapter brought."""
-
-    def __init__(self, method: Any) -> None:
-        self.method = method
-
-    def create_weights(self, *arguments: Any, **options: Any) -> None:
-        self.method.create_weights(*arguments, **options)
-
-    def process_weights_after_loading(self, layer: nn.Module) -> None:
-        self.method.process_weights_after_loading(layer)
+class _SecondTable(_Method):
+    """The second half of the rows reads an embedding or a head that the adapter brought whole."""
 
     def embedding(self, layer: Any, input_ids: Tensor) -> Tensor:
         first, second = input_ids.chunk(2)
