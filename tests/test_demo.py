@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(900)  # it trains twice
 ROOT = Path(__file__).parents[1]
 KEYS = {"model", "familiarity_probability", "familiarity_completion", "verbatim_rouge_l", "retained_perplexity"}
 
@@ -18,7 +19,7 @@ KEYS = {"model", "familiarity_probability", "familiarity_completion", "verbatim_
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "generic_logits", "demo", "--json"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     return folder, json.loads(done.stdout)
 

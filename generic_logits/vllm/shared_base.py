@@ -163,7 +163,7 @@ class _WithDelta(_Method):
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = self.method.apply(layer, x, bias)
         half = out.shape[0] // 2
-        out[half:] += linear(linear(x[half:], layer.lora_a), layer.lora_b)
+        out[half:].addmm_(linear(x[half:], layer.lora_a), layer.lora_b.t())
         return out
 
 
