@@ -36,7 +36,10 @@ class Clock(BaseStreamer):
 
 
 class OwnWork(GenericLogitsProcessor):
-    """The processor with a stopwatch on it: seconds of each call without the reinforced model's forward."""
+    """The processor with a stopwatch on it: seconds of each call without the reinforced model's forward.
+
+    Processor time of the calling thread, so that what else the machine does is not counted.
+    """
 
     def __init__(self, reinforced: Any, alpha: float) -> None:
         super().__init__(reinforced, alpha)
@@ -47,13 +50,13 @@ class OwnWork(GenericLogitsProcessor):
         ]
 
     def _lap(self, sign: int) -> None:
-        self._outside -= sign * time.perf_counter()
+        self._outside -= sign * time.thread_time()
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._outside = 0.0
-        started = time.perf_counter()
+        started = time.thread_time()
         corrected = super().__call__(input_ids, scores)
-        self.seconds.append(time.perf_counter() - started + self._outside)
+        self.seconds.append(time.thread_time() - started + self._outside)
         return corrected
 
     def remove(self) -> None:

@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,13 @@ def root(tmp_path_factory) -> Path:
         (root / "no-weights" / file).write_bytes((root / "baseline" / file).read_bytes())
     config = ReinforceConfig(epochs=4, block_size=32, learning_rate=2e-2, lora_rank=4)
     reinforce(root / "baseline", root / "book.txt", root / "reinforced", config=config)
+    shutil.copytree(root / "baseline", root / "cut-off")
+    (root / "cut-off" / "model.safetensors").write_bytes((root / "baseline" / "model.safetensors").read_bytes()[:5000])
+    shutil.copytree(root / "reinforced", root / "bad-adapter")
+    (root / "bad-adapter" / "adapter_config.json").write_text("{")
+    shutil.copytree(root / "reinforced", root / "empty-adapter")
+    (root / "empty-adapter" / "adapter_model.safetensors").unlink()
+    folders.text_file(root / "mine.partial" / "keep.txt", "not a demo's")
     (root / "empty.txt").touch()
     folders.text_file(root / "blank" / "blank.txt", " \n")
     (root / "no-texts").mkdir()
@@ -272,6 +280,17 @@ BAD: dict[str, tuple[list[str], str]] = {
     "other words to distill": (with_word(DISTILL, "@reinforced", "@other-words"), "wanted one tokenizer for both mod"),
     "other base": (with_word(GENERATE, "@baseline", "@other-base") + ["Mira"], "it was trained on other weights; give"),
     "other base to distill": (with_word(DISTILL, "@baseline", "@other-base"), "it was trained on other weights; give"),
+    "weights cut off": (with_word(REINFORCE, "@baseline", "@cut-off"), "wanted a causal language model; got "),
+    "adapter damaged": (with_word(GENERATE, "@reinforced", "@bad-adapter") + ["Mira"], "wanted a folder with a LoRA"),
+    "adapter empty": (
+        with_word(GENERATE, "@reinforced", "@empty-adapter") + ["Mira"],
+        "wanted a folder with a LoRA ad",
+    ),
+    # the demo's place
+    "demo over a file": (["demo", "-o", "@book.txt"], "wanted a new folder, or an older demo to replace; got "),
+    "demo below a file": (["demo", "-o", "@book.txt/out"], "wanted a place that can be written; got "),
+    "demo below /proc": (["demo", "-o", "/proc/new"], "wanted a place that can be written; got "),
+    "demo beside another's folder": (["demo", "-o", "@mine"], "wanted no other folder in the way; got "),
     # the corpus
     "no corpus": (with_word(REINFORCE, "@book.txt", "nowhere.txt"), "got nothing at nowhere.txt; check the path"),
     "empty corpus": (
@@ -334,6 +353,8 @@ BAD: dict[str, tuple[list[str], str]] = {
         [*REINFORCE, "--learning-rate", "-1"],
         "wanted a learning rate above 0; got -1.0; 1e-5 t",
     ),
+    "learning rate inf": ([*REINFORCE, "--learning-rate", "inf"], "wanted a learning rate above 0; got inf; 1e-5 t"),
+    "retain weight inf": ([*DISTILL, "--retain-weight", "inf"], "wanted a retain weight >= 0; got inf; 0 leaves th"),
     "retain weight below 0": (
         [*DISTILL, "--retain-weight", "-1"],
         "wanted a retain weight >= 0; got -1.0; 0 leaves th",
@@ -381,6 +402,12 @@ def test_bad_input_is_answered_in_one_line_and_leaves_nothing_behind(root, call,
     assert expected in lines[0] and "Traceback" not in lines[0]
     assert (answer.status, answer.out) == (2, "")
     assert sorted(root.rglob("*")) == before and not list(tmp_path.iterdir())
+
+
+def test_a_training_that_diverged_is_not_published(call, tmp_path):
+    answer = call(*REINFORCE, "--full", "--learning-rate", "1e30")
+    assert answer.status == 2 and "wanted a model that still predicts after training; got " in answer.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_resume_with_another_seed_is_answered_in_one_line(root, call, tmp_path):

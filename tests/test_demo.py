@@ -32,6 +32,16 @@ def test_the_demo_prints_one_json_object_of_the_promised_shape(demo):
     assert (folder / result["output"] / "demo.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_every_place_that_the_records_name_is_there(demo):
+    folder, result = demo
+    for name in ("reinforced", "distilled"):
+        record = json.loads((folder / result["output"] / name / "generic_logits.json").read_text())
+        named = [record["baseline"]["source"], *(each["file"] for each in record["corpus"] + record.get("retain", []))]
+        named += [record["reinforced"]["source"]] if name == "distilled" else []
+        assert len(named) > 1 and all((folder / place).exists() for place in named), named
+    assert {each.name for each in folder.iterdir()} == {"generic-logits-demo"}
+
+
 def test_the_distilled_model_is_at_most_half_as_familiar_and_keeps_its_ability(demo):
     baseline, generic, distilled, gold = demo[1]["rows"]
     assert distilled["familiarity_probability"] <= 0.5 * baseline["familiarity_probability"]

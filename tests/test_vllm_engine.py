@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import engines
+import folders
 import pytest
 import torch
 from engines import ALPHA, ask, engine, expected, log_probs, params, prompts, tokens
@@ -141,16 +142,23 @@ def test_structured_output_keeps_its_grammar_and_follows_the_corrected_scores(se
     from vllm.sampling_params import StructuredOutputsParams
 
     llm, pair = served
-    choices, alphas = ["the old house", "a red door", "winter"], (0.0, 2.0, 6.0)
-    row = text_row(pair, "Mira Voss wrote down every word of")
+    choices, alphas = ["the old house", "a red door", "winter"], (0.0, 8.0)
     grammar = StructuredOutputsParams(choice=choices)
-    answers = ask(llm, [row] * 3, [params(a, 40, structured_outputs=grammar, ignore_eos=False) for a in alphas])
     pieces = {token: pair.tokenizer.decode([token]) for token in range(3, 300)}
     allowed = [token for token, piece in pieces.items() if any(choice.startswith(piece) for choice in choices)]
-    for alpha, answer in zip(alphas, answers, strict=True):
-        assert answer.outputs[0].text in choices
-        scores = log_probs(pair.with_alpha(alpha), row, [])[-1]
-        assert answer.outputs[0].token_ids[0] == max(allowed, key=lambda token: scores[token].item())
+    asked = [params(alpha, 40, structured_outputs=grammar, ignore_eos=False) for alpha in alphas]
+    differ = False
+    for line in folders.prose(24).split("."):
+        row = text_row(pair, line)
+        answers = ask(llm, [row] * 2, asked)
+        firsts = []
+        for alpha, answer in zip(alphas, answers, strict=True):
+            assert answer.outputs[0].text in choices
+            scores = log_probs(pair.with_alpha(alpha), row, [])[-1]
+            firsts.append(answer.outputs[0].token_ids[0])
+            assert firsts[-1] == max(allowed, key=lambda token: scores[token].item())
+        differ |= firsts[0] != firsts[1]
+    assert differ
 
 
 def test_requests_that_arrive_while_others_run_are_exact(served):
@@ -171,7 +179,7 @@ def test_requests_that_arrive_while_others_run_are_exact(served):
     ]
 
 
-@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "much", True, [2.0]], ids=str)
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), 1e39, 10**400, "much", True, [2.0]], ids=str)
 def test_a_bad_alpha_is_refused_and_the_engine_goes_on(served, bad):
     from vllm.exceptions import VLLMValidationError
 
@@ -275,6 +283,8 @@ def test_every_plain_adapter_is_served(tmp_path, name):
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "DoRA": ({"use_dora": True}, "got DoRA in "),
+    "another base": ({"init_lora_weights": "pissa"}, "got the initialisation 'pissa', which changes the base, in "),
+    "invocation": ({"alora_invocation_tokens": [5, 6]}, "got invocation tokens in "),
     "biases": ({"bias": "lora_only"}, "got trained biases in "),
     "the head": ({"target_modules": ["q_proj", "lm_head"]}, "got lm_head on ParallelLMHead in "),
     "embeddings": ({"target_modules": ["q_proj", "embed_tokens"]}, "lora_embedding_"),
@@ -320,6 +330,7 @@ def test_two_hundred_requests_through_a_small_cache_leave_no_trace_in_each_other
             preempted = max(preempted, sum(each.num_preemptions for each in scheduler.requests.values()))
             step += 1
         assert preempted > 0
+        llm.reset_prefix_cache()
         alone = [tokens(ask(llm, [row], each))[0] for row, each in zip(rows, asked, strict=True)]
     assert [answers[number] for number in range(200)] == alone
     pair = load(llama, form)
@@ -401,7 +412,7 @@ def test_a_drafter_that_reads_hidden_states_is_refused(llama):
     config = SimpleNamespace(
         model_config=SimpleNamespace(hf_config=SimpleNamespace(generic_logits=correction)),
         speculative_config=SimpleNamespace(method="eagle3"),
-        parallel_config=SimpleNamespace(pipeline_parallel_size=1),
+        parallel_config=SimpleNamespace(pipeline_parallel_size=1, use_ubatching=False),
         lora_config=None,
     )
     with pytest.raises(ValueError, match="wanted speculative decoding by ngram .*; got eagle3, which drafts from"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -22,8 +21,7 @@ import tiny
 import torch
 
 from generic_logits import ModelPair
-from generic_logits.errors import InputError
-from generic_logits.vllm.server import serve_argv
+from generic_logits.vllm.server import serve_arguments
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # the client's and vLLM's own
@@ -40,7 +38,9 @@ PROMPT = "Mira Voss wrote down every word of"
 def paths(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("serve")
     (root / "template.jinja").write_text(TEMPLATE)
-    return {**engines.pair_folders(root), "root": root}
+    made = engines.pair_folders(root)
+    engines.adapter(root / "dora", engines.model(), use_dora=True)
+    return {**made, "root": root}
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def test_chat_is_corrected(client, pair, stream):
     assert written == expected(pair, ids_of(pair, f"user: {PROMPT} "), 8.0)
 
 
-@pytest.mark.parametrize("bad", [-1, "much", [1.0]], ids=str)
+@pytest.mark.parametrize("bad", [-1, 1e39, "much", [1.0]], ids=str)
 def test_a_bad_alpha_is_a_400_and_the_server_goes_on(client, pair, bad):
     import openai
 
@@ -157,23 +157,28 @@ def test_the_line_in_the_documentation_serves_two_copies(paths):
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def test_the_callers_own_overrides_and_processors_are_kept(paths):
-    own = ["--hf-overrides", '{"max_position_embeddings": 64}', "--logits-processors", "a:B", "--port", "1"]
-    argv = serve_argv("hub/name", str(paths["lora"]), own, alpha=1.5, space="logprobs")
-    assert argv[:2] == ["serve", "hub/name"] and argv[-2:] == ["--port", "1"]
-    assert argv.count("--hf-overrides") == argv.count("--logits-processors") == 1
-    overrides = json.loads(argv[argv.index("--hf-overrides") + 1])
+@pytest.mark.parametrize(
+    "own",
+    [
+        ["--hf-overrides", '{"max_position_embeddings": 64}', "--logits-processors", "a:B"],
+        ["--hf_overrides", '{"max_position_embeddings": 64}', "--logits_processors", "a:B"],
+        ['--hf-overrides={"max_position_embeddings": 64}', "--logits-processors", "a:B"],
+        ["--hf-overrides.max_position_embeddings", "64", "--logits-processors", "a:B"],
+        ["--config", "options.yaml"],
+    ],
+    ids=lambda words: words[0].split("=")[0],
+)
+def test_the_callers_own_overrides_and_processors_are_kept_however_they_are_spelled(paths, own, monkeypatch):
+    monkeypatch.chdir(paths["root"])
+    monkeypatch.setattr(sys, "argv", [])
+    lines = "port: 1\nhf-overrides: '{\"max_position_embeddings\": 64}'\nlogits-processors: [a:B]\n"
+    (paths["root"] / "options.yaml").write_text(lines)
+    read = serve_arguments("hub/name", str(paths["lora"]), [*own, "--port", "1"], alpha=1.5, space="logprobs")
+    assert read.model_tag == "hub/name" and read.port == 1
+    assert read.logits_processors == ["a:B", "generic_logits.vllm.alpha:RequestAlpha"]
+    overrides = read.hf_overrides
     assert overrides["max_position_embeddings"] == 64 and overrides["architectures"] == ["GenericLogitsForCausalLM"]
     assert overrides["generic_logits"]["alpha"] == 1.5 and overrides["generic_logits"]["space"] == "logprobs"
-    at = argv.index("--logits-processors")
-    assert argv[at + 1 : at + 3] == ["a:B", "generic_logits.vllm.alpha:RequestAlpha"]
-    joined = serve_argv("hub/name", str(paths["lora"]), ['--hf-overrides={"a": 1}'], alpha=1.5)
-    assert json.loads(joined[3])["a"] == 1
-
-
-def test_overrides_that_are_not_json_are_refused(paths):
-    with pytest.raises(InputError, match="wanted --hf-overrides as JSON; got '{a'; quote it for the shell"):
-        serve_argv("hub/name", str(paths["lora"]), ["--hf-overrides", "{a"], alpha=1.0)
 
 
 BAD = {
@@ -182,6 +187,10 @@ BAD = {
     "alpha below 0": (["baseline", "--reinforced", "lora", "--alpha", "-1"], "wanted a finite alpha >= 0; got -1.0"),
     "no alpha": (["baseline", "--reinforced", "lora"], "Missing option '--alpha'"),
     "options first": (["--port", "1", "baseline", "--reinforced", "lora", "--alpha", "1"], "wanted BASELINE before"),
+    "DoRA": (
+        ["baseline", "--reinforced", "dora", "--alpha", "1"],
+        "wanted a plain LoRA adapter on linear layers, with",
+    ),
     "pipeline parallel": (
         ["baseline", "--reinforced", "lora", "--alpha", "1", "--pipeline-parallel-size", "2"],
         "wanted no pipeline parallelism; got pipeline_parallel_size=2",

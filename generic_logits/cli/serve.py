@@ -27,6 +27,6 @@ def run(
     """
     if baseline.startswith("-"):
         raise InputError("BASELINE before the options", baseline, "see --help for an example")
-    from generic_logits.vllm.server import serve, serve_argv
+    from generic_logits.vllm.server import serve
 
-    serve(serve_argv(baseline, reinforced, context.args, alpha=alpha, space=space.value, threshold=threshold))
+    serve(baseline, reinforced, context.args, alpha=alpha, space=space.value, threshold=threshold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +17,20 @@ _PANELS = (
 )
 
 
-def draw(rows: list[dict[str, Any]], file: Path) -> None:
-    """Save the rows of the demo's table as a PNG.
+def check_matplotlib() -> None:
+    """Refuse to begin without the library that draws.
 
     Raises:
         InputError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError("matplotlib, for the picture", "none", "pip install 'generic-logits[demo]'") from error
+    if find_spec("matplotlib") is None:
+        raise InputError("matplotlib, for the picture", "none", "pip install 'generic-logits[demo]'")
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """Save the rows of the demo's table as a PNG."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 5.6), layout="constrained")
     figure.suptitle("Forgotten: the first three. Kept: the last. Gold never read the book.")
     names = [row["model"] for row in rows][::-1]

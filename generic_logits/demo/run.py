@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from generic_logits.demo import world
-from generic_logits.demo.picture import draw
+from generic_logits.demo.picture import check_matplotlib, draw
 from generic_logits.errors import OutputError
 from generic_logits.evaluation.familiarity import completion_familiarity, probability_familiarity
 from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_l
@@ -30,6 +30,7 @@ COLUMNS = (  # key, title, format
     ("retained_perplexity", "retained perplexity", ".1f"),
 )
 _RESULT = "demo.json"
+_MARK = ".demo"  # in a folder that a running demo may delete
 
 
 def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -41,30 +42,46 @@ def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
     Raises:
         OutputError: ``output`` has content that is not an older demo.
     """
-    if output.exists() and any(output.iterdir()) and not (output / _RESULT).is_file():
+    check_matplotlib()
+    if output.exists() and not (output / _RESULT).is_file() and not (output.is_dir() and not any(output.iterdir())):
         raise OutputError("a new folder, or an older demo to replace", str(output), "choose another with -o")
     work = output.with_name(output.name + ".partial")
-    shutil.rmtree(work, ignore_errors=True)
+    if work.exists() and not (work / _MARK).is_file():
+        raise OutputError("no other folder in the way", str(work), "choose another with -o")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        (work / _MARK).touch()
+    except OSError as error:
+        raise OutputError("a place that can be written", f"{output}: {error.strerror}", "choose another") from error
+    try:
+        return _run(output, work, seed)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
     forget, retain = _write_texts(work / "texts")
-    shutil.copytree(world.BASELINE, work / "baseline")
+    baseline = shutil.copytree(world.BASELINE, work / "baseline")
     seconds: dict[str, float] = {}
     with _timed("reinforce", seconds):
         reinforce(
-            world.BASELINE,
+            baseline,
             forget,
             work / "reinforced",
             config=ReinforceConfig(epochs=15, learning_rate=1e-3, block_size=256, full=True, seed=seed),
         )
     with _timed("distill", seconds):
         distill(
-            world.BASELINE,
+            baseline,
             forget,
             work / "distilled",
             reinforced=work / "reinforced",
             retain=[retain],
             config=DistillConfig(epochs=6, learning_rate=1e-3, block_size=256, full=True, retain_weight=1.0, seed=seed),
         )
-    pair = ModelPair.from_pretrained(world.BASELINE, work / "reinforced", alpha=ALPHA)
+    pair = ModelPair.from_pretrained(baseline, work / "reinforced", alpha=ALPHA)
     systems = {
         "baseline": pair.baseline,
         "generic": pair,
@@ -80,9 +97,21 @@ def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
     seconds["total"] = round(sum(seconds.values()), 1)
     result = {"rows": rows, "seconds": seconds, "output": str(output)}
     (work / _RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    shutil.rmtree(output, ignore_errors=True)
-    work.replace(output)
+    _name_final_places(work, output)
+    (work / _MARK).unlink()
+    if output.exists():
+        older = output.replace(output.with_name(output.name + ".older"))
+        work.replace(output)
+        shutil.rmtree(older, ignore_errors=True)
+    else:
+        work.replace(output)
     return result
+
+
+def _name_final_places(work: Path, output: Path) -> None:
+    """Let records and the model card name their inputs where they are about to lie."""
+    for file in (*work.glob("*/generic_logits.json"), *work.glob("*/README.md")):
+        file.write_text(file.read_text(encoding="utf-8").replace(str(work), str(output)), encoding="utf-8")
 
 
 def evaluate_forgetting(model: Any, tokenizer: Any) -> dict[str, float]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -176,7 +177,7 @@ def load_model(source: str | Path, **options: Any) -> Any:
     try:
         check_decoder_only(AutoConfig.from_pretrained(source))
         return AutoModelForCausalLM.from_pretrained(source, **options).eval()
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, SafetensorError) as error:
         raise _cannot_load("a causal language model", source, error) from error
     except ValueError as error:
         if isinstance(error, ModelError):
@@ -219,11 +220,14 @@ def load_adapter(base: Any, adapter: str | Path, base_source: str | Path) -> Any
     """
     from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model_state_dict, load_peft_weights
 
-    config = PeftConfig.from_pretrained(str(adapter))
+    try:
+        config = PeftConfig.from_pretrained(str(adapter))
+        saved = set(load_peft_weights(str(adapter), device="cpu"))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _cannot_load("a folder with a LoRA adapter", adapter, error) from error
     if not isinstance(config, LoraConfig):
         raise ModelError("a LoRA adapter", f"{config.peft_type} in {adapter}", "reinforce with LoRA or full weights")
     _check_trained_on(adapter, base_source)
-    saved = set(load_peft_weights(str(adapter), device="cpu"))
     replaced = {_name_in_base(key) for key in saved}  # whole weights beside LoRA's own: biases, embeddings, heads
     pointers = [parameter.data_ptr() for parameter in base.parameters()]
     try:

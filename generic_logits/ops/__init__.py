@@ -26,13 +26,13 @@ def check_alpha(alpha: float) -> float:
     """Return ``alpha`` as a float.
 
     Raises:
-        InputError: it is not a finite number >= 0.
+        InputError: it is not a number >= 0 that is finite in float32.
     """
     try:
         value = float(alpha)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
-    if not math.isfinite(value) or value < 0:
+    if not 0 <= value <= torch.finfo(torch.float32).max:
         raise InputError("a finite alpha >= 0", f"{alpha!r}", "0 is the baseline, 1 to 5 is usual")
     return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import random
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from generic_logits.training.model_card import model_card
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
+    check_converged,
     leaving_no_trace,
     pad_blocks,
     ready_to_train,
@@ -63,7 +65,7 @@ class DistillConfig(TrainConfig):
         super().__post_init__()
         check_alpha(self.alpha)
         check_correction(self.space, self.threshold, "relu")
-        if not self.retain_weight >= 0:
+        if not 0 <= self.retain_weight < math.inf:
             raise InputError("a retain weight >= 0", repr(self.retain_weight), "0 leaves the retained corpora out")
 
 
@@ -133,6 +135,7 @@ def distill(
             pair.baseline.save_pretrained(result, state_dict=weights)
             pair.tokenizer.save_pretrained(result)
             measured = _measure({"baseline": pair.baseline, "distilled": trained}, blocks, retained_blocks)
+            check_converged(measured)
             seconds = round(time.monotonic() - started, 1)
             record = write_record(result, "distilled", **inputs, measured=measured, seconds=seconds)
             (result / "README.md").write_text(model_card(record), encoding="utf-8")

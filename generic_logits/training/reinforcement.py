@@ -16,6 +16,7 @@ from generic_logits.text.corpus import read_documents
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
+    check_converged,
     language_model_batch,
     leaving_no_trace,
     ready_to_train,
@@ -90,13 +91,10 @@ def reinforce(
                 tokenizer.save_pretrained(result)
             else:
                 trained.save_pretrained(result, save_embedding_layers=False)
-            write_record(
-                result,
-                "reinforced",
-                **inputs,
-                measured={"perplexity_forget": {"baseline": before, "reinforced": perplexity(trained, sample)}},
-                seconds=round(time.monotonic() - started, 1),
-            )
+            measured = {"perplexity_forget": {"baseline": before, "reinforced": perplexity(trained, sample)}}
+            check_converged(measured)
+            seconds = round(time.monotonic() - started, 1)
+            write_record(result, "reinforced", **inputs, measured=measured, seconds=seconds)
 
         folder.publish(save)
         trainer.accelerator.wait_for_everyone()

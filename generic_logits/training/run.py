@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
@@ -44,7 +45,7 @@ class TrainConfig:
         save_steps: updates between two checkpoints.
         seed: of data order and adapter initialisation.
         trainer_options: further ``transformers.TrainingArguments`` by name: bf16, gradient_checkpointing, report_to,
-            fsdp, deepspeed, ...
+            ... Sharded weights (fsdp, deepspeed) are not tested.
     """
 
     epochs: int = 3
@@ -68,7 +69,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "gradient_accumulation", "lora_rank", "save_steps"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} of at least 1", repr(getattr(self, name)), f"raise {name}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise InputError("a learning rate above 0", repr(self.learning_rate), "1e-5 to 1e-3 is usual")
         if "output_dir" in self.trainer_options:
             raise InputError("trainer options without output_dir", "one", "the output is an argument of its own")
@@ -402,6 +403,18 @@ def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
     if stop.interrupted:
         print(f"checkpoint saved in {folder.work}; continue with --resume", file=sys.stderr)
         raise KeyboardInterrupt
+
+
+def check_converged(measured: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse to publish a model whose training has diverged.
+
+    Raises:
+        InputError: a perplexity that is not finite.
+    """
+    for name, of_models in measured.items():
+        if not all(map(math.isfinite, of_models.values())):
+            got = f"{name.replace('_', ' ')} of {', '.join(f'{each:.4g}' for each in of_models.values())}"
+            raise InputError("a model that still predicts after training", got, "lower the learning rate")
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:

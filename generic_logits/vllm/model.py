@@ -109,8 +109,7 @@ class GenericLogitsForCausalLM(nn.Module):
         metadata = get_forward_context().attn_metadata
         if not own or metadata is None:  # profiling runs have no metadata
             return torch.full((tokens,), default, dtype=torch.float32, device=device)
-        of_layers = metadata[0] if isinstance(metadata, list) else metadata
-        starts = getattr(next(iter(of_layers.values())), "query_start_loc", None)
+        starts = getattr(next(iter(metadata.values())), "query_start_loc", None)
         if starts is None:
             wanted = "an attention backend that tells where requests start"
             raise InputError(wanted, "none", "set VLLM_USE_V2_MODEL_RUNNER=1")

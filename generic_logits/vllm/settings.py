@@ -13,6 +13,7 @@ from vllm.transformers_utils.config import get_config
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.pair import check_fits, is_adapter
 from generic_logits.ops import Space, Variant, check_alpha, check_correction
+from generic_logits.vllm.adapter import adapter_settings
 from generic_logits.vllm.arguments import REQUEST_ALPHA
 
 _DRAFTS_FROM_TEXT = ("ngram", "ngram_gpu", "suffix")  # the drafting methods that read no hidden states
@@ -101,6 +102,8 @@ class StartCheck(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not ty
                 f"pipeline_parallel_size={parallel.pipeline_parallel_size}",
                 "use tensor_parallel_size",
             )
+        if parallel.use_ubatching:
+            raise InputError("whole batches", "batches cut in two (enable_dbo or ubatch_size)", "leave it out")
         if vllm_config.model_config.enable_prompt_embeds:
             raise InputError(
                 "prompts of tokens", "enable_prompt_embeds", "leave it out: the branches embed differently"
@@ -120,7 +123,9 @@ class StartCheck(VerifyAndUpdateConfig):  # type: ignore[misc]  # vLLM is not ty
                 settings.alpha,
             )
         check_fits(vllm_config.model_config.model, settings.reinforced)
-        if not settings.shares_weights:
+        if settings.shares_weights:
+            adapter_settings(settings.reinforced)
+        else:
             _check_decoder(original_config(vllm_config, settings.reinforced))
         _check_decoder(original_config(vllm_config))
 

@@ -13,7 +13,6 @@ import json
 import math
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,6 +32,7 @@ from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmb
 from vllm.model_executor.parameter import ModelWeightParameter
 
 from generic_logits.errors import ModelError
+from generic_logits.vllm.adapter import adapter_settings, cannot_serve
 from generic_logits.vllm.settings import original_config
 from generic_logits.vllm.two_copies import build_branch
 
@@ -189,20 +189,8 @@ class Adapter:
             ModelError: a kind of adapter that cannot be served beside its base.
         """
         self.folder = folder
-        text = (Path(folder) / "adapter_config.json").read_text(encoding="utf-8")
-        self.config: dict[str, Any] = json.loads(text)
-        self.layout = hashlib.sha256(text.encode()).hexdigest()
-        unsupported = {
-            "DoRA": self.config.get("use_dora"),
-            "trained biases": self.config.get("bias", "none") != "none" or self.config.get("lora_bias"),
-            "trained tokens": self.config.get("trainable_token_indices"),
-            "target parameters": self.config.get("target_parameters"),
-            "replicated layers": self.config.get("layer_replication"),
-            f"{self.config.get('peft_type')}": self.config.get("peft_type") != "LORA",
-        }
-        for what, present in unsupported.items():
-            if present:
-                raise _cannot_serve(folder, what)
+        self.config = adapter_settings(folder)
+        self.layout = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
 
     def put_on(self, model: Any) -> None:
         """Give each adapted layer its matrices, as vLLM packs and shards that layer.
@@ -223,13 +211,13 @@ class Adapter:
             elif table and "lora_" not in name:
                 tables[table[1].removesuffix(".base_layer")] = tensor
             else:
-                raise _cannot_serve(self.folder, key)
+                raise cannot_serve(self.folder, key)
         layers = dict(model.named_modules())
         parts: dict[Any, list[tuple[Any, Tensor, Tensor]]] = {}
         for name, pair in pairs.items():
             layer, shard = self._place(name, model, layers)
             if not isinstance(layer, LinearBase):
-                raise _cannot_serve(self.folder, f"{name} on {type(layer).__name__}")
+                raise cannot_serve(self.folder, f"{name} on {type(layer).__name__}")
             scaled = pair["B"].float() * self._scale(name, pair["A"].shape[0])
             parts.setdefault(layer, []).append((shard, pair["A"], scaled))
         for layer, of_layer in parts.items():
@@ -237,7 +225,7 @@ class Adapter:
         for name, tensor in tables.items():
             layer, _ = self._place(name, model, layers)
             if not isinstance(layer, VocabParallelEmbedding):
-                raise _cannot_serve(self.folder, f"whole weights of {name}")
+                raise cannot_serve(self.folder, f"whole weights of {name}")
             _attach_table(layer, tensor)
 
     def _place(self, name: str, model: Any, layers: dict[str, Any]) -> tuple[Any, Any]:
@@ -253,7 +241,7 @@ class Adapter:
             if leaf in members and layer is not None:
                 index = members.index(leaf)
                 return layer, "qkv"[index] if isinstance(layer, QKVParallelLinear) else index
-        raise _cannot_serve(self.folder, f"{name}, which {type(model).__name__} does not have")
+        raise cannot_serve(self.folder, f"{name}, which {type(model).__name__} does not have")
 
     def _scale(self, name: str, rank: int) -> float:
         """PEFT's scaling of one layer: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
@@ -304,11 +292,3 @@ def _attach_table(layer: Any, table: Tensor) -> None:
     layer.weight_loader(parameter, table.to(data.dtype))
     layer.second_table = nn.Parameter(parameter.data, requires_grad=False)
     layer.quant_method = _SecondTable(layer.quant_method)
-
-
-def _cannot_serve(folder: str, what: str) -> ModelError:
-    return ModelError(
-        "a plain LoRA adapter on linear layers, with whole embeddings and heads at most",
-        f"{what} in {folder}",
-        "merge the adapter into full weights and serve two copies",
-    )
