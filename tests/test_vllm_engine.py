@@ -179,7 +179,7 @@ def test_requests_that_arrive_while_others_run_are_exact(served):
     ]
 
 
-@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), 1e39, 10**400, "much", True, [2.0]], ids=str)
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), 1e39, "much", True, [2.0]], ids=str)
 def test_a_bad_alpha_is_refused_and_the_engine_goes_on(served, bad):
     from vllm.exceptions import VLLMValidationError
 

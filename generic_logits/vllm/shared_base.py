@@ -162,9 +162,9 @@ class _WithDelta(_Method):
 
     def apply(self, layer: Any, x: Tensor, bias: Tensor | None = None) -> Tensor:
         out: Tensor = self.method.apply(layer, x, bias)
-        half = out.shape[0] // 2
-        out[half:].addmm_(linear(x[half:], layer.lora_a), layer.lora_b.t())
-        return out
+        first, second = out.chunk(2)
+        delta = linear(linear(x.chunk(2)[1], layer.lora_a), layer.lora_b)
+        return torch.cat([first, second + delta])
 
 
 class _SecondTable(_Method):
