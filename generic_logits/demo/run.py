@@ -31,6 +31,7 @@ COLUMNS = (  # key, title, format
 )
 _RESULT = "demo.json"
 _MARK = ".demo"  # in a folder that a running demo may delete
+_OLDER = ".older"  # the demo that is being replaced
 
 
 def run_demo(output: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -98,13 +99,11 @@ def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
     result = {"rows": rows, "seconds": seconds, "output": str(output)}
     (work / _RESULT).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     _name_final_places(work, output)
-    (work / _MARK).unlink()
     if output.exists():
-        older = output.replace(output.with_name(output.name + ".older"))
-        work.replace(output)
-        shutil.rmtree(older, ignore_errors=True)
-    else:
-        work.replace(output)
+        output.replace(work / _OLDER)
+    work.replace(output)
+    shutil.rmtree(output / _OLDER, ignore_errors=True)
+    (output / _MARK).unlink()
     return result
 
 

@@ -33,7 +33,7 @@ def serve(baseline: str, reinforced: str, options: list[str], **correction: Any)
     except ValidationError as error:
         causes = (each.get("ctx", {}).get("error") for each in error.errors())
         raise next((each for each in causes if isinstance(each, InputError)), _refused(error)) from error
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError) as error:  # vLLM raises either for options that do not go together
         raise _refused(error) from error
 
 
