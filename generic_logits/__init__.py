@@ -9,35 +9,54 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from generic_logits.discovery.find import find_anchors
     from generic_logits.errors import GenericLogitsError
     from generic_logits.models.pair import ModelPair
     from generic_logits.models.processor import GenericLogitsProcessor
     from generic_logits.ops import correct_logits
+    from generic_logits.text.anchors import Anchors
+    from generic_logits.text.translation import translate
     from generic_logits.training.distillation import DistillConfig, distill
     from generic_logits.training.reinforcement import ReinforceConfig, reinforce
+    from generic_logits.training.targets import TargetsConfig, compute_targets
+    from generic_logits.training.unlearning import UnlearnConfig, unlearn
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Anchors": "text.anchors",
     "DistillConfig": "training.distillation",
     "GenericLogitsError": "errors",
     "GenericLogitsProcessor": "models.processor",
     "ModelPair": "models.pair",
     "ReinforceConfig": "training.reinforcement",
+    "TargetsConfig": "training.targets",
+    "UnlearnConfig": "training.unlearning",
+    "compute_targets": "training.targets",
     "correct_logits": "ops",
     "distill": "training.distillation",
+    "find_anchors": "discovery.find",
     "reinforce": "training.reinforcement",
+    "translate": "text.translation",
+    "unlearn": "training.unlearning",
 }
 
 __all__ = [
+    "Anchors",
     "DistillConfig",
     "GenericLogitsError",
     "GenericLogitsProcessor",
     "ModelPair",
     "ReinforceConfig",
+    "TargetsConfig",
+    "UnlearnConfig",
+    "compute_targets",
     "correct_logits",
     "distill",
+    "find_anchors",
     "reinforce",
+    "translate",
+    "unlearn",
 ]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,9 @@ def describe_model(source: str | Path) -> dict[str, Any]:
     return {"source": str(source), "weights_fingerprint": weights_fingerprint(source)}
 
 
-def describe_corpora(documents: Iterable[Any]) -> list[dict[str, Any]]:
-    """Name a corpus for a record: each document's file, size in characters and SHA-256 of its bytes."""
-    return [{"file": each.name, "characters": len(each.text), "sha256": each.sha256} for each in documents]
+def describe_file(path: str | Path) -> dict[str, Any]:
+    """Name a small file for a record: its path and SHA-256."""
+    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
 
 
 def software_versions() -> dict[str, str]:

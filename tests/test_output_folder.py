@@ -400,7 +400,7 @@ def test_ctrl_c_finishes_the_step_saves_and_stops(root, tmp_path, monkeypatch, c
     assert names(tmp_path) == ["out.partial"] and "checkpoint-3" in names(tmp_path / "out.partial")
     assert capsys.readouterr().err == (
         "stopping after this step; press Ctrl-C again to stop at once\n"
-        f"checkpoint saved in {tmp_path / 'out.partial'}; continue with --resume\n"
+        f"what was done is kept in {tmp_path / 'out.partial'}; continue with --resume\n"
     )
     run(root, tmp_path / "out", resume=True)
     assert result_of(tmp_path / "out") == result_of(root / "adapter")
@@ -477,7 +477,7 @@ def test_an_interrupted_command_goes_on_with_resume_to_the_same_weights(root, tm
         assert process.returncode == 130
         assert complaints == (
             "stopping after this step; press Ctrl-C again to stop at once\n"
-            f"checkpoint saved in {tmp_path / 'out.partial'}; continue with --resume\n"
+            f"what was done is kept in {tmp_path / 'out.partial'}; continue with --resume\n"
         )
     else:
         assert process.returncode == -signal.SIGKILL

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
 import json
+import os
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,14 +17,16 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Trainer
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from generic_logits import ModelPair, ReinforceConfig, reinforce
 from generic_logits._record import weights_fingerprint
-from generic_logits.errors import CorpusError, InputError
+from generic_logits.errors import CorpusError, InputError, StorageError
 from generic_logits.models.scoring import perplexity
+from generic_logits.text.blocks import BlockFile
 from generic_logits.text.corpus import cut_blocks, read_documents
+from generic_logits.training import run as training_run
 
 QUICK = {"block_size": 32, "batch_size": 4, "lora_rank": 4, "learning_rate": 1e-2, "epochs": 2}
 FULL = {**QUICK, "full": True, "learning_rate": 3e-3}
@@ -161,6 +166,62 @@ def test_the_record_names_everything_that_the_result_was_made_from(root, adapter
     packages = ("generic-logits", "torch", "transformers", "peft", "accelerate", "tokenizers")
     assert {name: version(name) for name in packages}.items() <= found["versions"].items()
     assert 0 < found["seconds"] < 300
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_corpus_of_records_is_trained_on_as_its_documents(root, tmp_path, packed):
+    texts = [folders.prose(20), folders.prose(15, seed=1) + " Zoë."]
+    content = "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+    file = tmp_path / ("corpus.jsonl.gz" if packed else "corpus.jsonl")
+    file.write_bytes(gzip.compress(content) if packed else content)
+    config = ReinforceConfig(**{**QUICK, "epochs": 1})
+    same = [
+        weights(reinforce(root / "baseline", corpus, tmp_path / name, config=config))
+        for name, corpus in (("records", file), ("files", root / "corpus"))
+    ]
+    assert distance(*same) == 0
+    assert record(tmp_path / "records")["corpus"] == [
+        {"file": str(file), "characters": sum(map(len, texts)), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    ]
+
+
+def test_a_resumed_run_takes_the_blocks_that_are_on_the_disk(root, tmp_path, monkeypatch):
+    cut: list[Any] = []
+
+    def cut_and_count(*arguments: Any, **options: Any) -> Any:
+        cut.append(arguments)
+        return cut_blocks(*arguments, **options)
+
+    def fail(self: Any, *arguments: Any, **options: Any) -> Any:
+        if self.state.global_step == 3:
+            raise RuntimeError("the power went")
+        return step(self, *arguments, **options)
+
+    step = Trainer.training_step
+    monkeypatch.setattr(training_run, "cut_blocks", cut_and_count)
+    settings = {**QUICK, "save_steps": 2}
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="the power went"):
+        patch.setattr(Trainer, "training_step", fail)
+        run(root, str(tmp_path / "out"), **settings)
+    assert list(BlockFile.open(tmp_path / "out.partial" / "blocks")) == list(
+        cut_blocks(read_documents(root / "corpus"), tiny.tokenizer(folders.VOCAB), 32)
+    )
+    resumed = reinforce(
+        root / "baseline", root / "corpus", tmp_path / "out", config=ReinforceConfig(**settings), resume=True
+    )
+    assert len(cut) == 1
+    assert distance(weights(resumed), weights(run(root, str(tmp_path / "whole"), **settings))) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_a_full_disk_while_the_blocks_are_written_is_a_storage_error(root, tmp_path, monkeypatch):
+    def full(*arguments: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("generic_logits.text.blocks.os.fsync", full)
+    with pytest.raises(StorageError, match=f"the disk is full at {tmp_path}; make room, then run it again"):
+        run(root, str(tmp_path / "out"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_fingerprint_of_a_model_changes_with_a_training_and_with_nothing_else(root, whole, adapter):

@@ -20,10 +20,10 @@ from generic_logits.evaluation.familiarity import (
     probability_familiarity,
 )
 from generic_logits.evaluation.memorization import cut_passages, rouge_l, verbatim_rouge_l
-from generic_logits.evaluation.prompts import Prompt, load_prompts
 from generic_logits.evaluation.utility import text_perplexity
 from generic_logits.models.scoring import perplexity, token_log_probs
 from generic_logits.text.corpus import encode_prompt
+from generic_logits.text.prompts import Prompt, load_prompts
 
 ALPHA = 3.0
 VOCAB = 300

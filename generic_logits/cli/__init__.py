@@ -7,10 +7,19 @@ from typing import Any
 
 import typer
 
-from generic_logits.cli import demo, distill, generate, reinforce, serve
+from generic_logits.cli import anchors, demo, distill, generate, reinforce, serve, targets, unlearn
 from generic_logits.errors import GenericLogitsError, InputError
 
-COMMANDS = {"demo": demo, "generate": generate, "reinforce": reinforce, "distill": distill, "serve": serve}
+COMMANDS = {
+    "demo": demo,
+    "generate": generate,
+    "unlearn": unlearn,
+    "reinforce": reinforce,
+    "anchors": anchors,
+    "targets": targets,
+    "distill": distill,
+    "serve": serve,
+}
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class
 
 app = typer.Typer(

@@ -3,31 +3,48 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from generic_logits.cli import options as o
+from generic_logits.errors import InputError
 
 EXAMPLE = (
-    "Example: generic-logits distill ./baseline book.txt --reinforced ./reinforced --retain ./others -o ./unlearned"
+    "Example: generic-logits distill ./baseline book.txt --reinforced ./reinforced --anchors anchors.json "
+    "--retain ./others -o ./unlearned"
 )
 
 
 def run(
     baseline: o.Baseline,
-    corpus: o.Corpus,
-    reinforced: o.Reinforced,
     output: o.Output,
-    retain: Annotated[
-        list[Path] | None,
-        typer.Option(help="Corpus on which the model shall stay as it is; may be repeated.", show_default=False),
+    corpus: Annotated[
+        str | None, typer.Argument(help=o.CORPUS_HELP + " Not with --targets.", show_default=False)
     ] = None,
+    reinforced: Annotated[str | None, typer.Option(help=o.REINFORCED_HELP, show_default=False)] = None,
+    targets: Annotated[Path | None, typer.Option(help="Targets computed before.", show_default=False)] = None,
+    anchors: o.Anchors = None,
+    retain: o.Retain = None,
     alpha: Annotated[float, typer.Option(help="Strength of the correction.")] = 5.0,
+    rounds: Annotated[int, typer.Option(min=1, help=o.ROUNDS_HELP)] = 1,
+    later_alpha: o.LaterAlpha = 2.0,
+    later_rate: o.LaterRate = 0.3,
+    held_to: o.HeldTo = None,
     space: o.Space = o.SpaceName.logits,
     threshold: o.Threshold = 0.0,
-    hard: Annotated[bool, typer.Option("--hard", help="The paper's hard labels instead of soft targets.")] = False,
-    retain_weight: Annotated[float, typer.Option(help="Weight of the retained corpora.")] = 3.0,
+    offset: o.Offset = o.OffsetName.translated,
+    temperature: o.Temperature = 1.0,
+    ban: o.Ban = 10.0,
+    hard: o.Hard = False,
+    paper: o.Paper = False,
+    draws: o.Draws = 3,
+    tail: o.Tail = 0.05,
+    teacher_batch_size: o.TeacherBatchSize = None,
+    retain_weight: o.RetainWeight = 3.0,
+    prompts: o.Prompts = None,
+    stop_familiarity: o.StopFamiliarity = None,
+    stop_perplexity: o.StopPerplexity = None,
     full: o.Full = False,
     epochs: o.Epochs = 3,
     learning_rate: o.LearningRate = None,
@@ -45,14 +62,24 @@ def run(
     """Write the correction into the baseline's weights, as an ordinary checkpoint."""
     from generic_logits._record import read_record
     from generic_logits.training.distillation import DistillConfig, distill
+    from generic_logits.training.unlearning import UnlearnConfig, settings_behind, unlearn
 
     o.prepare(dtype, seed)
     config = DistillConfig(
         alpha=alpha,
         space=space.value,
         threshold=threshold,
+        offset=offset.value,
+        temperature=temperature,
+        ban=ban,
         hard=hard,
+        paper=paper,
+        draws=draws,
+        tail=tail,
+        teacher_batch_size=teacher_batch_size,
         retain_weight=retain_weight,
+        stop_familiarity=stop_familiarity,
+        stop_perplexity=stop_perplexity,
         epochs=epochs,
         learning_rate=learning_rate,
         batch_size=batch_size,
@@ -65,5 +92,27 @@ def run(
         seed=seed,
         trainer_options=o.trainer_options(trainer),
     )
-    folder = distill(baseline, corpus, output, reinforced=reinforced, retain=retain or (), config=config, resume=resume)
+    sources: Any = {"reinforced": reinforced, "retain": retain or (), "anchors": anchors, "prompts": prompts}
+    if rounds == 1:
+        folder = distill(
+            baseline, corpus, output, **sources, targets=targets, held_to=held_to, config=config, resume=resume
+        )
+    else:
+        if not (corpus and reinforced and anchors) or targets or held_to:
+            wanted = "CORPUS, --reinforced and --anchors, without --targets and --held-to, for several rounds"
+            raise InputError(wanted, "other options", "the command unlearn makes what is missing")
+        folder = unlearn(
+            baseline,
+            corpus,
+            output,
+            **sources,
+            config=UnlearnConfig(
+                rounds=rounds,
+                later_alpha=later_alpha,
+                later_rate=later_rate,
+                reinforce=settings_behind(reinforced),
+                distill=config,
+            ),
+            resume=resume,
+        )
     o.print_measured(read_record(folder), as_json, folder)

@@ -24,10 +24,19 @@ class SpaceName(StrEnum):
     logprobs = "logprobs"
 
 
+class OffsetName(StrEnum):
+    """The text on which the baseline stands that the reinforced model is compared with."""
+
+    translated = "translated"
+    original = "original"
+
+
 Baseline = Annotated[str, typer.Argument(help="Model folder or hub name.", show_default=False)]
-Corpus = Annotated[Path, typer.Argument(help="Text file, or folder of .txt and .md files.", show_default=False)]
+CORPUS_HELP = "Text, .jsonl or .parquet file, packed with .gz or not; a folder of them; or - for standard input."
+REINFORCED_HELP = "Reinforced model, or LoRA adapter for BASELINE."
+Corpus = Annotated[Path, typer.Argument(help=CORPUS_HELP, show_default=False)]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", show_default=False)]
-Reinforced = Annotated[str, typer.Option(help="Reinforced model, or LoRA adapter for BASELINE.", show_default=False)]
+Reinforced = Annotated[str, typer.Option(help=REINFORCED_HELP, show_default=False)]
 Space = Annotated[SpaceName, typer.Option(help="Compare raw logits (the paper) or log-probabilities.")]
 Threshold = Annotated[float, typer.Option(help="Count only increases above this many nats.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of everything random.")]
@@ -46,6 +55,41 @@ Full = Annotated[bool, typer.Option("--full", help="Train all weights instead of
 LoraRank = Annotated[int, typer.Option(help="Rank of the adapter on every linear layer.")]
 SaveSteps = Annotated[int, typer.Option(help="Updates between two checkpoints.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Take up the unfinished run of this output, if any.")]
+Anchors = Annotated[
+    Path | None, typer.Option(help="Dictionary of anchors (see the command anchors).", show_default=False)
+]
+Retain = Annotated[
+    list[Path] | None,
+    typer.Option(help="Corpus on which the model shall stay as it is; may be repeated.", show_default=False),
+]
+HeldTo = Annotated[
+    str | None, typer.Option(help="Model that --retain is held to; BASELINE if not given.", show_default=False)
+]
+Offset = Annotated[OffsetName, typer.Option(help="Compare with the baseline on the translated or the original text.")]
+Temperature = Annotated[float, typer.Option(help="Divides the corrected logits of the targets.")]
+Ban = Annotated[float, typer.Option(help="Nats off an anchor's remaining tokens inside it; 0 trains nothing there.")]
+Hard = Annotated[bool, typer.Option("--hard", help="The paper's hard labels instead of soft targets.")]
+Paper = Annotated[
+    bool, typer.Option("--paper", help="Find and replace anchors as the authors' script does; hard labels.")
+]
+Draws = Annotated[int, typer.Option(help="Translations of each block, one for each pass over the corpus.")]
+Tail = Annotated[float, typer.Option(help="Probability that stored soft targets may leave out.")]
+TeacherBatchSize = Annotated[
+    int | None, typer.Option(help="Blocks in a pass of the teachers; as many as fit.", show_default=False)
+]
+RetainWeight = Annotated[float, typer.Option(help="Weight of the retained corpora.")]
+Prompts = Annotated[Path | None, typer.Option(help="Prompt file for --stop-familiarity.", show_default=False)]
+StopFamiliarity = Annotated[
+    float | None,
+    typer.Option(help="Stop when the prompts' targets are this unlikely, on average.", show_default=False),
+]
+StopPerplexity = Annotated[
+    float | None,
+    typer.Option(help="Stop when held-out retained perplexity rises by this share.", show_default=False),
+]
+ROUNDS_HELP = "Later rounds reinforce the last student, and distil more gently."
+LaterAlpha = Annotated[float, typer.Option(help="Strength of the correction in later rounds.")]
+LaterRate = Annotated[float, typer.Option(help="Share of the learning rate that later rounds take.")]
 TrainerOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -111,6 +155,25 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) 
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+def print_targets(store: Any, as_json: bool) -> None:
+    """Show what a folder of targets holds; once in a launch of several processes."""
+    from generic_logits.training.run import is_first_process
+
+    if not is_first_process():
+        return
+    if as_json:
+        print_json({**store.manifest, "output": str(store.folder)})
+        return
+    size = sum(file.stat().st_size for file in store.folder.glob("*.safetensors"))
+    rows = [
+        ["forget blocks", f"{store.blocks:,} x {store.manifest['draws']}"],
+        ["retained blocks", f"{store.retained:,}"],
+        ["alpha", ", ".join(f"{alpha:g}" for alpha in store.alphas)],
+        ["megabytes", f"{size / 1e6:,.1f}"],
+    ]
+    print_table(str(store.folder), ["", "targets"], rows)
 
 
 def print_measured(record: dict[str, Any], as_json: bool, folder: Path) -> None:

@@ -13,14 +13,17 @@ from typing import Any
 
 from generic_logits.demo import world
 from generic_logits.demo.picture import check_matplotlib, draw
+from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import OutputError
 from generic_logits.evaluation.familiarity import completion_familiarity, probability_familiarity
 from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_l
-from generic_logits.evaluation.prompts import load_prompts
 from generic_logits.evaluation.utility import text_perplexity
 from generic_logits.models.pair import ModelPair, load_model
-from generic_logits.training.distillation import DistillConfig, distill
+from generic_logits.text.corpus import open_corpus
+from generic_logits.text.prompts import load_prompts
+from generic_logits.training.distillation import DistillConfig
 from generic_logits.training.reinforcement import ReinforceConfig, reinforce
+from generic_logits.training.unlearning import UnlearnConfig, unlearn
 
 ALPHA = 2.0  # at decode time
 COLUMNS = (  # key, title, format
@@ -66,21 +69,21 @@ def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
     forget, retain = _write_texts(work / "texts")
     baseline = shutil.copytree(world.BASELINE, work / "baseline")
     seconds: dict[str, float] = {}
+    again = ReinforceConfig(epochs=15, learning_rate=1e-3, block_size=256, full=True, seed=seed)
     with _timed("reinforce", seconds):
-        reinforce(
-            baseline,
-            forget,
-            work / "reinforced",
-            config=ReinforceConfig(epochs=15, learning_rate=1e-3, block_size=256, full=True, seed=seed),
-        )
-    with _timed("distill", seconds):
-        distill(
+        reinforce(baseline, forget, work / "reinforced", config=again)
+    with _timed("find anchors", seconds):
+        find_anchors(open_corpus(forget), reference=open_corpus(retain), seed=seed).save(work / "anchors.json")
+    with _timed("unlearn", seconds):
+        distillation = DistillConfig(epochs=4, draws=4, learning_rate=1e-3, block_size=256, full=True, seed=seed)
+        unlearn(
             baseline,
             forget,
             work / "distilled",
             reinforced=work / "reinforced",
+            anchors=work / "anchors.json",
             retain=[retain],
-            config=DistillConfig(epochs=6, learning_rate=1e-3, block_size=256, full=True, retain_weight=1.0, seed=seed),
+            config=UnlearnConfig(reinforce=again, distill=distillation),
         )
     pair = ModelPair.from_pretrained(baseline, work / "reinforced", alpha=ALPHA)
     systems = {

@@ -8,20 +8,14 @@ from typing import Any
 
 import torch
 
-from generic_logits.evaluation.prompts import Prompt
-from generic_logits.models.scoring import device_of, token_log_probs
+from generic_logits.models.scoring import device_of, target_probability
 from generic_logits.text.corpus import encode_prompt
+from generic_logits.text.prompts import Prompt, encode_prompts
 
 
 def probability_familiarity(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
     """Mean probability of the whole target behind its prompt ("Who's Harry Potter?", section 3.1), 0 to 1."""
-    pairs = [
-        (encode_prompt(tokenizer, each.prompt), tokenizer(each.target, add_special_tokens=False)["input_ids"])
-        for each in prompts
-    ]
-    log_probs = token_log_probs(model, [prompt + target for prompt, target in pairs])
-    of_targets = [row[max(0, len(prompt) - 1) :].sum() for row, (prompt, _) in zip(log_probs, pairs, strict=True)]
-    return float(torch.stack(of_targets).double().exp().mean())
+    return target_probability(model, encode_prompts(tokenizer, prompts))
 
 
 def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, batch_size: int = 16) -> list[str]:

@@ -50,6 +50,15 @@ def token_log_probs(
     return results
 
 
+def target_probability(
+    model: Any, prompts: Sequence[tuple[Sequence[int], Sequence[int]]], *, batch_size: int = 8
+) -> float:
+    """Mean probability of whole targets behind their beginnings; each prompt is (beginning, target) in token ids."""
+    log_probs = token_log_probs(model, [[*beginning, *target] for beginning, target in prompts], batch_size=batch_size)
+    of_targets = [row[max(0, len(prompt) - 1) :].sum() for row, (prompt, _) in zip(log_probs, prompts, strict=True)]
+    return float(torch.stack(of_targets).double().exp().mean())
+
+
 def perplexity(model: Any, sequences: Sequence[Sequence[int]], *, batch_size: int = 8) -> float:
     """Return exp of the mean negative log-likelihood of all tokens but the first of each sequence."""
     log_probs = torch.cat(token_log_probs(model, sequences, batch_size=batch_size))

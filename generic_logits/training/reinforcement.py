@@ -9,10 +9,10 @@ from typing import Any
 
 from transformers import Trainer
 
-from generic_logits._record import describe_corpora, describe_model, write_record
+from generic_logits._record import describe_model, write_record
 from generic_logits.models.pair import load_model, load_tokenizer
 from generic_logits.models.scoring import perplexity
-from generic_logits.text.corpus import read_documents
+from generic_logits.text.corpus import open_corpus
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
@@ -23,8 +23,10 @@ from generic_logits.training.run import (
     run_trainer,
     sample_blocks,
     settings_of,
+    trained_model,
     training_arguments,
     training_blocks,
+    wait_for_everyone,
     with_lora,
 )
 
@@ -46,7 +48,7 @@ def reinforce(
 
     Args:
         baseline: model folder or hub name.
-        corpus: text file or folder of text files.
+        corpus: file, folder, or ``-`` for standard input (see ``open_corpus``).
         output: folder to create: a PEFT adapter, or with ``config.full`` a whole checkpoint; and the record
             ``generic_logits.json``.
         config: settings.
@@ -63,27 +65,31 @@ def reinforce(
     config = config or ReinforceConfig()
     folder = OutputFolder(output, resume=resume)
     started = time.monotonic()
-    documents = read_documents(corpus)
+    documents = open_corpus(corpus)
     model = ready_to_train(load_model(baseline, dtype=config.dtype))
     tokenizer = load_tokenizer(baseline)
-    blocks = training_blocks(documents, tokenizer, config, model)
     inputs: dict[str, Any] = {
         "baseline": describe_model(baseline),
-        "corpus": describe_corpora(documents),
+        "corpus": documents.files,
         "settings": settings_of(config),
     }
-    sample = sample_blocks(blocks)
-    before = perplexity(model, sample)
     with leaving_no_trace(folder):
         folder.open({"command": "reinforce", **inputs})
+        blocks = training_blocks(documents, tokenizer, config, model, folder=folder.work / "blocks")
+        sample = sample_blocks(blocks)
+        before = perplexity(model, sample)
+
+        def learner() -> Any:
+            return model if config.full else with_lora(model, config)
+
         trainer = Trainer(
-            model=model if config.full else with_lora(model, config),
+            model=learner(),
             args=training_arguments(config, folder, num_train_epochs=config.epochs),
             train_dataset=blocks,
             data_collator=language_model_batch,
         )
         run_trainer(trainer, folder)
-        trained = trainer.accelerator.unwrap_model(trainer.model).eval()
+        trained = trained_model(trainer, learner)
 
         def save(result: Path) -> None:
             if config.full:
@@ -97,5 +103,5 @@ def reinforce(
             write_record(result, "reinforced", **inputs, measured=measured, seconds=seconds)
 
         folder.publish(save)
-        trainer.accelerator.wait_for_everyone()
+        wait_for_everyone()
         return folder.path

@@ -6,27 +6,31 @@ import errno
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
 from generic_logits.errors import CorpusError, InputError, ModelError, OutputError, StorageError
+from generic_logits.text.blocks import BlockFile
 from generic_logits.text.corpus import Block, Document, cut_blocks
 
 _IGNORED = -100
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_KEEP = ".worth-resuming"  # in a working folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +70,44 @@ class TrainConfig:
         Raises:
             InputError: a count below 1, a learning rate that is not positive, or another output.
         """
-        for name in ("epochs", "batch_size", "gradient_accumulation", "lora_rank", "save_steps"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} of at least 1", repr(getattr(self, name)), f"raise {name}")
+        check_counts(self, "epochs", "batch_size", "gradient_accumulation", "lora_rank", "save_steps")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise InputError("a learning rate above 0", repr(self.learning_rate), "1e-5 to 1e-3 is usual")
         if "output_dir" in self.trainer_options:
             raise InputError("trainer options without output_dir", "one", "the output is an argument of its own")
 
 
+def check_counts(config: Any, *names: str) -> None:
+    """Refuse counts below 1.
+
+    Raises:
+        InputError: there is one.
+    """
+    for name in names:
+        if getattr(config, name) < 1:
+            raise InputError(f"{name} of at least 1", repr(getattr(config, name)), f"raise {name}")
+
+
+def processes() -> tuple[int, int]:
+    """(number of this process, their count) in a launch of several; (0, 1) otherwise."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first_process() -> bool:
     """Whether this process is the one of a launch that writes files and speaks."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes()[0] == 0
+
+
+def wait_for_everyone() -> None:
+    """Meet the other processes of a launch, if there are any."""
+    if processes()[1] > 1:
+        PartialState().wait_for_everyone()
+
+
+def training_device() -> torch.device:
+    """Where a Trainer would put a model in this process."""
+    device: torch.device = PartialState().device
+    return device
 
 
 class OutputFolder:
@@ -170,9 +200,24 @@ class OutputFolder:
         result.replace(self.path)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def discard_if_untrained(self) -> None:
-        """Leave nothing behind where there is no checkpoint to resume from."""
-        if is_first_process() and self.work.exists() and self.last_checkpoint is None:
+    @property
+    def is_step(self) -> bool:
+        """Whether it lies in the working folder of a longer run, which has the last word."""
+        return any(parent.suffix == ".partial" for parent in self.path.absolute().parents)
+
+    def keep(self) -> None:
+        """Note that the working folder holds something that a resumed run can use."""
+        (self.work / _KEEP).touch()
+
+    @property
+    def worth_resuming(self) -> bool:
+        """Whether a run, or a step of it that has a working folder inside, left something to go on from."""
+        of_steps = (self.work.rglob(pattern) for pattern in (_KEEP, "*.partial/checkpoint-*/trainer_state.json"))
+        return self.last_checkpoint is not None or any(map(any, of_steps))
+
+    def discard_if_worthless(self) -> None:
+        """Leave nothing behind where there is nothing to resume from."""
+        if is_first_process() and self.work.exists() and not self.worth_resuming:
             shutil.rmtree(self.work, ignore_errors=True)
 
 
@@ -194,7 +239,11 @@ def leaving_no_trace(folder: OutputFolder) -> Iterator[None]:
         yield
     except BaseException as error:
         full = _says_disk_full(error) or isinstance(error, RuntimeError) and _has_no_room(folder.work)
-        folder.discard_if_untrained()
+        folder.discard_if_worthless()
+        if folder.is_step:
+            raise
+        if isinstance(error, KeyboardInterrupt) and folder.work.exists() and is_first_process():
+            print(f"what was done is kept in {folder.work}; continue with --resume", file=sys.stderr)
         if full:
             hint = "continue with --resume" if folder.work.exists() else "run it again"
             raise StorageError(
@@ -273,23 +322,77 @@ class _Progress(TrainerCallback):
         self._bar.close()
 
 
-def training_blocks(documents: Sequence[Document], tokenizer: Any, config: TrainConfig, model: Any) -> list[Block]:
+class _HasBlockSize(Protocol):
+    """Settings that say how long a block is."""
+
+    @property
+    def block_size(self) -> int | None:
+        """Tokens in a block; None takes the usual length."""
+
+
+def training_blocks(
+    documents: Iterable[Document],
+    tokenizer: Any,
+    config: _HasBlockSize,
+    model: Any,
+    *,
+    folder: Path | None = None,
+    keep_together: Callable[[str], Iterable[tuple[int, int]]] | None = None,
+) -> Sequence[Block]:
     """Cut a corpus into blocks for this model; a single token predicts nothing and is left out.
+
+    Args:
+        documents: a corpus, or documents; gone through once.
+        tokenizer: of the model.
+        config: its ``block_size``.
+        model: its context is the limit.
+        folder: where to keep the blocks instead of in memory. Those of an earlier run are taken as they are: the caller
+            vouches that they come from the same corpus, tokenizer and settings. In a launch of several processes the
+            first one writes them.
+        keep_together: see ``cut_blocks``.
 
     Raises:
         InputError: ``block_size`` is beyond the model's context.
         CorpusError: nothing is left.
+        StorageError: the first process has stopped writing.
+        OSError: the folder cannot be written.
     """
-    blocks = list(cut_blocks(documents, tokenizer, _block_length(config, model)))
-    blocks = [block for block in blocks if len(block.token_ids) > 1]
+    length = _block_length(config, model)
+    characters = 0
+
+    def counted() -> Iterator[Document]:
+        nonlocal characters
+        for document in documents:
+            characters += len(document.text)
+            yield document
+
+    def cut() -> Iterator[Block]:
+        blocks = cut_blocks(counted(), tokenizer, length, keep_together=keep_together)
+        bar = tqdm(blocks, desc="tokenising", unit="block", delay=2, leave=False, disable=not sys.stderr.isatty())
+        return (block for block in bar if len(block.token_ids) > 1)
+
+    blocks: Sequence[Block]
+    if folder is None:
+        blocks = list(cut())
+    elif not is_first_process():
+        blocks = BlockFile.open_when_written(folder)
+    elif BlockFile.is_complete(folder):
+        blocks = BlockFile.open(folder)
+    else:
+        blocks = BlockFile.write(folder, cut())
     if not blocks:
-        characters = sum(len(document.text) for document in documents)
         raise CorpusError("a corpus of at least two tokens", f"{characters} characters", "add text")
     return blocks
 
 
-def _block_length(config: TrainConfig, model: Any) -> int:
+def context_of(model: Any) -> int | None:
+    """Return the number of positions that a model knows; None if it has no such limit."""
     context: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return context
+
+
+def _block_length(config: _HasBlockSize, model: Any) -> int:
+    context = context_of(model)
     if config.block_size is None:
         return min(512, context or 512)
     if config.block_size < 2 or (context and config.block_size > context):
@@ -326,6 +429,22 @@ def with_lora(model: Any, config: TrainConfig) -> Any:
         raise ModelError(wanted, got, "train full weights (--full)") from error
 
 
+def pad_ids(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:  # both [rows, length]
+    """Token ids and attention mask of rows, padded on the right."""
+    ids = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+    mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    return ids, mask
+
+
+def endless_deck(size: int, count: int, seed: int) -> list[int]:
+    """``count`` numbers below ``size``: shuffled, and shuffled anew each time all of them were dealt."""
+    draw = random.Random(seed)
+    deck: list[int] = []
+    while size and len(deck) < count:
+        deck += draw.sample(range(size), size)
+    return deck[:count]
+
+
 def sample_blocks(blocks: Sequence[Block], count: int = 64) -> list[tuple[int, ...]]:
     """Token ids of at most ``count`` blocks, evenly spread."""
     return [block.token_ids for block in blocks[:: max(1, -(-len(blocks) // count))]]
@@ -348,16 +467,20 @@ def language_model_batch(blocks: Sequence[Block]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(mask == 0, _IGNORED)}
 
 
+def default_learning_rate(config: TrainConfig) -> float:
+    """Return the peak rate of AdamW, chosen or usual."""
+    return config.learning_rate if config.learning_rate is not None else (1e-5 if config.full else 2e-4)
+
+
 def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) -> TrainingArguments:
     """Translate the settings; ``config.trainer_options`` has the last word.
 
     Raises:
         InputError: options that ``TrainingArguments`` does not take.
     """
-    rate = config.learning_rate if config.learning_rate is not None else (1e-5 if config.full else 2e-4)
     options: dict[str, Any] = {
         "output_dir": str(folder.work),
-        "learning_rate": rate,
+        "learning_rate": default_learning_rate(config),
         "lr_scheduler_type": "linear",
         "adam_beta2": 0.98,
         "per_device_train_batch_size": config.batch_size,
@@ -401,8 +524,24 @@ def run_trainer(trainer: Trainer, folder: OutputFolder) -> None:
     finally:
         stop.release()
     if stop.interrupted:
-        print(f"checkpoint saved in {folder.work}; continue with --resume", file=sys.stderr)
         raise KeyboardInterrupt
+
+
+def trained_model(trainer: Trainer, build: Callable[[], Any]) -> Any:
+    """Return the trained model whole, where FSDP or DeepSpeed left each process a part of it.
+
+    Args:
+        trainer: after training.
+        build: makes the untrained model again; called on the first process, if the weights are sharded.
+    """
+    if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        return trainer.accelerator.unwrap_model(trainer.model).eval()
+    weights = trainer.accelerator.get_state_dict(trainer.model)  # every process has to take part
+    if not is_first_process():
+        return None
+    whole = build()
+    whole.load_state_dict(weights)
+    return whole.eval()
 
 
 def check_converged(measured: Mapping[str, Mapping[str, float]]) -> None:
@@ -417,6 +556,6 @@ def check_converged(measured: Mapping[str, Mapping[str, float]]) -> None:
             raise InputError("a model that still predicts after training", got, "lower the learning rate")
 
 
-def settings_of(config: TrainConfig) -> dict[str, Any]:
-    """Return the settings as plain data for records."""
+def settings_of(config: Any) -> dict[str, Any]:
+    """Return the settings, a dataclass, as plain data for records."""
     return asdict(config)

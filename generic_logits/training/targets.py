@@ -1,55 +1,499 @@
-"""What the student shall say: generic targets of a batch, hard or soft, and the distance to them."""
+"""Generic targets of a corpus: what the student shall say, computed once and kept on disk, hard or soft."""
 
 from __future__ import annotations
 
+import json
+import math
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
 import torch
+from accelerate.utils import find_executable_batch_size
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from generic_logits.models.pair import ModelPair
-from generic_logits.ops import correct_logits
+from generic_logits._record import describe_file, describe_model
+from generic_logits.errors import InputError, ModelError
+from generic_logits.models.pair import ModelPair, load_model
+from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
+from generic_logits.text.alignment import TranslatedBlock, translate_block, translate_tokens, untranslated
+from generic_logits.text.anchors import Anchors
+from generic_logits.text.corpus import Block, Corpora, Corpus, open_corpora, open_corpus
+from generic_logits.text.translation import Translator
+from generic_logits.training.run import (
+    OutputFolder,
+    check_counts,
+    context_of,
+    endless_deck,
+    is_first_process,
+    leaving_no_trace,
+    processes,
+    ready_to_train,
+    replace_file,
+    sample_blocks,
+    settings_of,
+    training_blocks,
+    training_device,
+    wait_for_everyone,
+)
+from generic_logits.training.target_store import (
+    MANIFEST,
+    SCHEMA,
+    SoftTargets,
+    Targets,
+    shard_name,
+    write_shard,
+)
+
+Offset = Literal["translated", "original"]
+_SHARD_TOKENS = 1 << 15  # positions in a file: little work is lost with one
+_BINS, _BINS_A_NAT = 128, 4  # resolution of ``likely_tokens``
+_LEAST = 1e-30  # probability that the student's tail counts with, if it has none
 
 
-@torch.no_grad()
-def generic_targets(
-    pair: ModelPair,
-    input_ids: Tensor,  # [rows, length]
-    attention_mask: Tensor,  # [rows, length]
-    forget: int,
-) -> Tensor:  # [rows, length, vocab]
-    """Logits of the teacher: generic for the first ``forget`` rows, the baseline's own for the retained rest.
+@dataclass(frozen=True, kw_only=True)
+class TargetsConfig:
+    """Settings of ``compute_targets``.
 
-    The baseline reads all rows in one pass, the reinforced model the forgotten ones alone. Position p of a row is the
-    teacher of the token behind p, as in a model's own logits ("Who's Harry Potter?", section 2.1, method step 6).
+    Attributes:
+        alpha: strength of the correction.
+        space: see ``correct_logits``.
+        threshold: see ``correct_logits``.
+        offset: the baseline that the reinforced model is compared with reads the "translated" text (the paper) or the
+            "original" one, which costs a third forward pass.
+        temperature: the corrected logits are divided by it, because the baseline is too sure of a text that it knows.
+        ban: nats taken off an anchor's own remaining tokens inside the anchor; 0 trains nothing there.
+        hard: the paper's labels, argmax of the generic logits, instead of the whole distribution.
+        paper: the authors' bookkeeping: terms are found token by token, nothing is trained inside an anchor, a
+            document's last, shorter block is dropped. Makes ``hard`` true.
+        draws: how often each forget block is stored, each time with translations of its own and as many new retained
+            blocks beside it.
+        tail: probability that soft targets may leave out at each position; an upper bound.
+        teacher_batch_size: blocks in a forward pass of the teachers, lowered while the device's memory is too small;
+            None begins with 64 on an accelerator and takes 8 on a CPU.
+        block_size: tokens in a block; None takes 512 or the model's context, whichever is shorter.
+        dtype: of the teachers' weights, as in ``from_pretrained``.
+        seed: of the draws.
     """
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-    logits: Tensor = pair.baseline(**inputs).logits[..., : pair.vocab_size]
-    if forget and pair.alpha:
-        of_forget = {name: value[:forget] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-        reinforced = pair.reinforced(**of_forget).logits[..., : pair.vocab_size].to(logits.device)
-        head = logits[:forget].contiguous()
-        logits[:forget] = correct_logits(
-            head,
-            reinforced,
-            pair.alpha,
-            space=pair.space,
-            threshold=pair.threshold,
-            variant=pair.variant,
-            out=head,
-        )
+
+    alpha: float = 5.0
+    space: Space = "logits"
+    threshold: float = 0.0
+    offset: Offset = "translated"
+    temperature: float = 1.0
+    ban: float = 10.0
+    hard: bool = False
+    paper: bool = False
+    draws: int = 3
+    tail: float = 0.05
+    teacher_batch_size: int | None = None
+    block_size: int | None = None
+    dtype: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: a value outside its range.
+        """
+        if self.paper:
+            object.__setattr__(self, "hard", True)
+        check_counts(self, "draws")
+        if self.teacher_batch_size is not None:
+            check_counts(self, "teacher_batch_size")
+        check_alpha(self.alpha)
+        check_correction(self.space, self.threshold, "relu")
+        if self.offset not in ("translated", "original"):
+            raise InputError("an offset of translated or original", repr(self.offset), "the paper's is translated")
+        if not 0 < self.temperature < math.inf:
+            raise InputError("a finite temperature above 0", repr(self.temperature), "1 leaves the logits alone")
+        if not 0 <= self.ban < math.inf:
+            raise InputError("a ban >= 0", repr(self.ban), "0 trains nothing inside an anchor")
+        if not 0 < self.tail < 1:
+            raise InputError("a tail between 0 and 1", repr(self.tail), "0.05 is usual")
+
+
+def block_targets(
+    baseline: Tensor,  # [translated length, vocab], logits on the translated block
+    reinforced: Tensor | None,  # [length, vocab], logits on the original block; not used at alpha 0
+    block: TranslatedBlock,
+    alpha: float,
+    config: TargetsConfig,
+    *,
+    original: Tensor | None = None,  # [length, vocab], the baseline's logits on the original block
+) -> tuple[Tensor, Tensor]:  # [n] original positions in ascending order, [n, vocab] float32 logits
+    """Generic logits at every position that has a target ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
+
+    Mapped positions take the baseline's logits on the translated text, with translations that stand there already
+    neutralised, corrected by the reinforced model's on the original. Positions inside an anchor (not the paper's) take
+    the reinforced model's own, without the anchor's remaining tokens; at alpha 0 they have no target.
+    """
+    positions = torch.tensor(block.positions)
+    mapped = (positions >= 0).nonzero().flatten()
+    neutral = neutralise(baseline, block.named)
+    values = neutral[positions[mapped]].float()
+    if reinforced is not None and alpha:
+        r = reinforced[mapped].float()
+        of = {"alpha": alpha, "space": config.space, "threshold": config.threshold}
+        if config.offset == "original" and original is not None:
+            before = original[mapped].float()
+            if config.space == "logprobs":
+                before, values = before.log_softmax(-1), values.log_softmax(-1)
+            offset = before - correct_logits(before, r, **of)  # type: ignore[arg-type]
+            values = values - offset.masked_fill(before.isneginf(), 0)
+        else:
+            values = correct_logits(values, r, **of)  # type: ignore[arg-type]
+        if config.ban and not config.paper and block.inside:
+            inside = torch.tensor([position for position, _ in block.inside])
+            banned = reinforced[inside].float()
+            for row, (_, tokens) in enumerate(block.inside):
+                banned[row, list(tokens)] -= config.ban
+            order = torch.cat([mapped, inside]).sort()
+            return order.values, torch.cat([values, banned])[order.indices] / config.temperature
+    return mapped, values / config.temperature
+
+
+def neutralise(
+    logits: Tensor,  # [length, vocab]
+    named: Sequence[tuple[int, int]],
+) -> Tensor:  # [length, vocab]
+    """Give each named token, behind its position, that position's mean logit (method step 5)."""
+    if not named:
+        return logits
+    mean = logits.float().mean(-1).to(logits.dtype)
+    logits = logits.clone()
+    for position, token in named:
+        logits[position + 1 :, token] = mean[position + 1 :]
     return logits
 
 
-def distance_to_targets(
-    student: Tensor,  # [rows, length, vocab]
-    targets: Tensor,  # [rows, length, vocab], logits
-    attention_mask: Tensor,  # [rows, length]
-    *,
-    hard: bool,
+def likely_tokens(
+    log_probs: Tensor,  # [n, vocab] float32
+    tail: float,
+) -> SoftTargets:
+    """Keep the likely tokens of each row, so that what is left out has a probability of at most ``tail``.
+
+    One pass into bins a quarter of a nat wide finds where to cut; nothing is sorted. The gradient of the KL with the
+    remainder lumped together differs from the full one by at most 2 * tail in the L1 norm, a position, and by what
+    float16 rounds off: up to 0.4 % of each probability above 1e-7.
+    """
+    probabilities = log_probs.exp()
+    bins = (log_probs * -_BINS_A_NAT).clamp(0, _BINS - 1).to(torch.int64)
+    mass = torch.zeros(len(log_probs), _BINS, device=log_probs.device).scatter_add_(1, bins, probabilities)
+    behind = mass.flip(1).cumsum(1).flip(1)  # probability of a bin and all less likely ones
+    first_cut = (behind > tail).sum(1, keepdim=True)
+    kept = (bins < first_cut) & (probabilities > 0)
+    return SoftTargets(
+        counts=kept.sum(1, dtype=torch.int32),
+        tokens=kept.nonzero()[:, 1].to(torch.int32),
+        log_probs=log_probs[kept].to(torch.float16),
+        rest=probabilities.masked_fill(kept, 0).sum(1),
+    )
+
+
+def distance_to_soft(
+    student: Tensor,  # [rows, vocab] logits
+    positions: Tensor,  # [n] rows that have a target, ascending
+    targets: SoftTargets,
 ) -> Tensor:  # []
-    """Mean over real positions, in nats: KL(softmax(targets) || student), or with ``hard`` cross-entropy to argmax."""
-    real = attention_mask.bool()
-    log_probs = student[real].float().log_softmax(-1)  # [positions, vocab]
-    wanted = targets[real].float()
-    if hard:
-        return torch.nn.functional.nll_loss(log_probs, wanted.argmax(-1))
-    return torch.nn.functional.kl_div(log_probs, wanted.log_softmax(-1), reduction="batchmean", log_target=True)
+    """Mean KL(target || student) over the positions, in nats, the tail counted as one further token."""
+    distance: Tensor = _SoftDistance.apply(student, positions, targets)  # type: ignore[no-untyped-call]
+    return distance
+
+
+class _SoftDistance(torch.autograd.Function):
+    """The distance and its gradient, which is softmax(student) - target, a tail shared out as the student has it."""
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, positions: Tensor, targets: SoftTargets) -> Tensor:
+        log_probs = student.float().log_softmax(-1)
+        rows = positions.repeat_interleave(targets.counts.long())
+        tokens, wanted = targets.tokens.long(), targets.log_probs.float()
+        got = log_probs[rows, tokens]
+        others = log_probs.exp_()
+        others[rows, tokens] = 0
+        rest = others.sum(-1)[positions].clamp_min(_LEAST)
+        ctx.save_for_backward(others, positions, rows, tokens, got.exp() - wanted.exp(), targets.rest / rest)
+        ctx.dtype = student.dtype
+        of_rest = torch.xlogy(targets.rest, targets.rest / rest).sum()
+        return ((wanted.exp() * (wanted - got)).sum() + of_rest) / len(positions)
+
+    @staticmethod
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
+        others, positions, rows, tokens, of_tokens, ratio = ctx.saved_tensors
+        scale = torch.zeros(len(others), device=others.device)
+        scale[positions] = above[0] / len(positions)
+        tail = torch.zeros_like(scale)
+        tail[positions] = 1 - ratio
+        gradient = others * (scale * tail)[:, None]
+        gradient[rows, tokens] = of_tokens * scale[rows]
+        return gradient.to(ctx.dtype), None, None
+
+
+def compute_targets(
+    baseline: str | Path,
+    corpus: str | Path | Corpus,
+    output: str | Path,
+    *,
+    reinforced: str | Path,
+    retain: Sequence[str | Path] | Corpora = (),
+    anchors: str | Path | None = None,
+    alphas: Sequence[float] = (),
+    held_to: str | Path | None = None,
+    config: TargetsConfig | None = None,
+    resume: bool = False,
+) -> Path:
+    """Compute generic targets and store them, so that ``distill`` needs no teacher.
+
+    Args:
+        baseline: model folder or hub name.
+        corpus: the forget corpus (see ``open_corpus``), or one that is open.
+        output: folder to create: ``targets.json`` and safetensors files (see ``TargetStore``).
+        reinforced: model or adapter folder made by ``reinforce`` from the same baseline.
+        retain: corpora on which the student shall stay as it is.
+        anchors: dictionary file; None translates nothing.
+        alphas: strengths to store side by side, for little more than the price of one; none takes ``config.alpha``.
+        held_to: the model whose word counts on ``retain``; None takes ``baseline``.
+        config: settings.
+        resume: take up an unfinished computation of the same inputs and settings, if there is one.
+
+    Returns:
+        ``output`` as a path.
+
+    Raises:
+        InputError: a model, corpus, dictionary, setting or output folder that cannot be used (see ``errors``).
+        StorageError: the disk filled up; finished files are kept.
+        KeyboardInterrupt: Ctrl-C; finished files are kept.
+    """
+    config = config or TargetsConfig()
+    strengths = sorted({check_alpha(alpha) for alpha in alphas or (config.alpha,)})
+    folder = OutputFolder(output, resume=resume)
+    forget = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
+    retained = retain if isinstance(retain, Corpora) else open_corpora(retain)
+    dictionary = Anchors.load(anchors) if anchors else None
+    teachers = _load_teachers(baseline, reinforced, held_to, strengths, config)
+    tokenizer = teachers.pair.tokenizer
+    inputs = {
+        "baseline": describe_model(baseline),
+        "reinforced": describe_model(reinforced),
+        "held_to": describe_model(held_to or baseline),
+        "corpus": forget.files,
+        "retain": retained.files,
+        "anchors": describe_file(anchors) if anchors else None,
+        "alphas": strengths,
+        "settings": settings_of(config),
+    }
+    with leaving_no_trace(folder):
+        folder.open({"command": "targets", **inputs})
+        translate = _Translation(dictionary, tokenizer, config, context_of(teachers.pair.baseline))
+        cut = (tokenizer, config, teachers.pair.baseline)
+        blocks = training_blocks(forget, *cut, folder=folder.work / "forget", keep_together=translate.keep_together)
+        others: Sequence[Block] = ()
+        if retained.files:
+            others = training_blocks(retained, *cut, folder=folder.work / "retain")
+        rows = _Rows(_without_short_last(blocks) if config.paper else blocks, others, translate, config)
+        if is_first_process():
+            _move_shards(folder.work / "result", folder.work)  # of a publication that was interrupted
+        wait_for_everyone()
+        _compute(rows, teachers, folder)
+
+        def gather(result: Path) -> None:
+            _move_shards(folder.work, result)
+            counts = {"blocks": rows.blocks, "draws": rows.draws, "retained": rows.retained, "a_shard": rows.a_shard}
+            manifest = {"schema": SCHEMA, **inputs, **counts, "vocabulary": teachers.pair.vocab_size}
+            replace_file(result / MANIFEST, json.dumps(manifest, indent=2))
+
+        wait_for_everyone()
+        folder.publish(gather)
+        wait_for_everyone()
+        return folder.path
+
+
+def _move_shards(source: Path, destination: Path) -> None:
+    for file in source.glob("*.safetensors"):
+        file.replace(destination / file.name)
+
+
+@dataclass(frozen=True)
+class _Teachers:
+    """Who says what: the pair on forget rows, the keeper on retained ones."""
+
+    pair: ModelPair
+    keeper: Any
+    alphas: list[float]
+    config: TargetsConfig
+
+    @torch.no_grad()
+    def on_forget(self, rows: Sequence[TranslatedBlock]) -> Iterator[dict[float, Targets]]:
+        """Targets of each row, by alpha; one pass of either model (of the baseline two, see offset)."""
+        translated = self._logits(self.pair.baseline, [row.translated_ids for row in rows])
+        original = reinforced = None
+        if max(self.alphas):
+            reinforced = self._logits(self.pair.reinforced, [row.token_ids for row in rows])
+            if self.config.offset == "original":
+                original = self._logits(self.pair.baseline, [row.token_ids for row in rows])
+        for number, row in enumerate(rows):
+            stored: dict[float, Targets] = {}
+            for alpha in self.alphas:
+                positions, values = block_targets(
+                    translated[number],
+                    reinforced[number] if reinforced is not None else None,
+                    row,
+                    alpha,
+                    self.config,
+                    original=original[number] if original is not None else None,
+                )
+                stored[alpha] = Targets(positions.cpu(), self._fields(values, hard=self.config.hard))
+            yield stored
+
+    @torch.no_grad()
+    def on_retained(self, rows: Sequence[Block]) -> Iterator[dict[float, Targets]]:
+        """Soft targets of each row, the keeper's own word, under alpha 0."""
+        logits = self._logits(self.keeper, [row.token_ids for row in rows])
+        for row, of_row in zip(rows, logits, strict=True):
+            length = len(row.token_ids)
+            yield {0.0: Targets(torch.arange(length), self._fields(of_row[:length].float(), hard=False))}
+
+    def _logits(self, model: Any, rows: Sequence[tuple[int, ...]]) -> Tensor:  # [rows, length, vocab]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=model.device)
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return logits[..., : self.pair.vocab_size]
+
+    def _fields(self, values: Tensor, *, hard: bool) -> dict[str, Tensor]:
+        if values.isnan().any():
+            raise ModelError("teachers whose logits are numbers", "NaN among them", "load them with another dtype")
+        if hard:
+            return {"labels": values.argmax(-1).to(torch.int32).cpu()}
+        return {
+            name: each.cpu() for name, each in likely_tokens(values.log_softmax(-1), self.config.tail)._asdict().items()
+        }
+
+
+class _Translation:
+    """How a forget block is translated in each of the draws."""
+
+    def __init__(self, dictionary: Anchors | None, tokenizer: Any, config: TargetsConfig, context: int | None) -> None:
+        self._translator = Translator(dictionary) if dictionary else None
+        self._tokenizer = tokenizer
+        self._config = config
+        self._context = context
+        self.draws = config.draws if dictionary else 1
+
+    @property
+    def keep_together(self) -> Callable[[str], list[tuple[int, int]]] | None:
+        """Which characters a block should not be cut between."""
+        return self._translator.spans if self._translator and not self._config.paper else None
+
+    def __call__(self, block: Block, row: int) -> TranslatedBlock:
+        if self._translator is None:
+            return untranslated(block)
+        draw = random.Random(f"{self._config.seed} {row}")
+        if self._config.paper:
+            translated = translate_tokens(block, self._translator.anchors.values(), self._tokenizer, draw)
+        else:
+            translated = translate_block(block, self._translator, self._tokenizer, draw)
+        return _within(self._context, translated)
+
+
+def _within(context: int | None, block: TranslatedBlock) -> TranslatedBlock:
+    """Leave out what a longer translation has beyond the model's context; nothing is trained there."""
+    if context is None or len(block.translated_ids) <= context:
+        return block
+    positions = tuple(each if each < context else -1 for each in block.positions)
+    return replace(block, translated_ids=block.translated_ids[:context], positions=positions)
+
+
+class _Rows:
+    """Every row of the store, in its order."""
+
+    def __init__(
+        self, blocks: Sequence[Block], others: Sequence[Block], translate: _Translation, config: TargetsConfig
+    ) -> None:
+        self._blocks, self._others, self._translate = blocks, others, translate
+        self.blocks = len(blocks)
+        self.draws = translate.draws
+        self.retained = config.draws * len(blocks) if others else 0
+        self.a_shard = max(1, _SHARD_TOKENS // max(map(len, sample_blocks(blocks))))
+        self._deck = endless_deck(len(others), self.retained, config.seed)
+
+    def shards(self) -> list[tuple[str, range]]:
+        """(part, numbers of its rows) of every file."""
+        sizes = {"forget": self.draws * self.blocks, "retain": self.retained}
+        return [
+            (part, range(start, min(size, start + self.a_shard)))
+            for part, size in sizes.items()
+            for start in range(0, size, self.a_shard)
+        ]
+
+    def compute(
+        self, part: str, numbers: range, teachers: _Teachers
+    ) -> list[tuple[Sequence[int], dict[float, Targets]]]:
+        """(token ids, targets by alpha) of some rows, in one batch."""
+        if part == "retain":
+            kept = [self._others[self._deck[number]] for number in numbers]
+            return [(row.token_ids, of_row) for row, of_row in zip(kept, teachers.on_retained(kept), strict=True)]
+        rows = [self._translate(self._blocks[number % self.blocks], number) for number in numbers]
+        return [(row.token_ids, of_row) for row, of_row in zip(rows, teachers.on_forget(rows), strict=True)]
+
+
+def _compute(rows: _Rows, teachers: _Teachers, folder: OutputFolder) -> None:
+    """Fill the working folder with the files that it does not hold yet; the processes of a launch share them."""
+    number, count = processes()
+    mine = rows.shards()[number::count]
+
+    def fill(batch_size: int) -> None:
+        total = sum(len(numbers) for _, numbers in mine)
+        with tqdm(total=total, desc="targets", unit="block", disable=not sys.stderr.isatty()) as bar:
+            for part, numbers in mine:
+                file = folder.work / shard_name(part, numbers[0] // rows.a_shard)
+                if file.exists():
+                    bar.update(len(numbers))
+                    continue
+                computed = []
+                for start in range(0, len(numbers), batch_size):
+                    batch = numbers[start : start + batch_size]
+                    computed += rows.compute(part, batch, teachers)
+                    bar.update(len(batch))
+                write_shard(file, computed)
+                folder.keep()
+
+    usual = 8 if teachers.pair.baseline.device.type == "cpu" else 64
+    find_executable_batch_size(fill, starting_batch_size=teachers.config.teacher_batch_size or usual)()
+
+
+def _load_teachers(
+    baseline: str | Path,
+    reinforced: str | Path,
+    held_to: str | Path | None,
+    alphas: list[float],
+    config: TargetsConfig,
+) -> _Teachers:
+    pair = ModelPair.from_pretrained(baseline, reinforced, alpha=max(alphas), dtype=config.dtype)
+    if getattr(pair.baseline, "is_quantized", False):
+        raise ModelError("a baseline in full precision", f"quantised weights in {baseline}", "distil the original")
+    keeper = load_model(held_to, dtype=config.dtype) if held_to else pair.baseline
+    for model in (pair.baseline, pair.reinforced, keeper):
+        ready_to_train(model).to(training_device())
+    return _Teachers(pair, keeper, alphas, config)
+
+
+def _without_short_last(blocks: Sequence[Block]) -> list[Block]:
+    """Drop every document's last block where it is shorter than the longest, as the authors' script does.
+
+    Raises:
+        InputError: nothing is left.
+    """
+    full = max(len(block.token_ids) for block in blocks)
+    ends = [one.document != other.document for one, other in pairwise(blocks)] + [True]
+    kept = [block for block, last in zip(blocks, ends, strict=True) if not last or len(block.token_ids) == full]
+    if not kept:
+        raise InputError("a document of at least one full block in paper mode", f"{full} tokens", "lower block_size")
+    return kept

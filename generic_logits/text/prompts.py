@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from generic_logits.errors import CorpusError
+from generic_logits.text.corpus import encode_prompt
 
 
 @dataclass(frozen=True)
@@ -37,3 +40,11 @@ def load_prompts(path: str | Path) -> list[Prompt]:
         if not all(isinstance(text, str) and text for text in (each.prompt, each.target)):
             raise CorpusError(f"two texts in each entry of {path}", f"{each} as number {number}", "mend the file")
     return prompts
+
+
+def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[tuple[list[int], list[int]]]:
+    """Token ids of each beginning, behind the BOS where there is one, and of its target."""
+    return [
+        (encode_prompt(tokenizer, each.prompt), tokenizer(each.target, add_special_tokens=False)["input_ids"])
+        for each in prompts
+    ]

@@ -1,0 +1,1 @@
+"""Finding the terms that belong to a text alone."""
