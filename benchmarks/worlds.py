@@ -42,7 +42,7 @@ NEVER_READ_CHARACTERS = 200_000
 SECOND_CHARACTERS = 210_000  # of Pride and Prejudice: as long as Oz
 FORGET_SHARE = 0.85
 EPOCHS = 10  # of the book
-ROWS, CONTEXT = 4, 256  # a step reads so many rows of the other books, and as many of the book (gold: of the others)
+ROWS, CONTEXT = 4, 256  # rows of the other books in a step; the baseline reads as many of the book beside them
 PEAK_RATE = 1e-3
 WARM_UP = 20  # steps
 
@@ -134,8 +134,10 @@ def _retained(data: Path) -> tuple[dict[str, str], dict[str, str]]:
 def second_world(data: Path, folder: Path) -> World:
     """The first third of Pride and Prejudice; its models are trained into ``folder`` where they are missing.
 
-    Both go on from Oz's gold model, which has read neither book: the baseline on the eleven books and ten times this
-    one, the gold model for as many steps and tokens on the eleven alone. The end of this text is read, and held out.
+    Both go on from Oz's gold model, which has read neither book, in as many steps: the baseline on rows of the eleven
+    books and as many of this one, the gold model on the same rows without this one. (A gold model that reads more of
+    the eleven instead knows them better, and its distance to any model is no longer the book's alone.) The end of this
+    text is read, and held out.
     """
     book = _book(data, "pride")
     book = book[: book.rindex("\n", 0, SECOND_CHARACTERS) + 1]
@@ -146,10 +148,10 @@ def second_world(data: Path, folder: Path) -> World:
     of_others = [_ids(tokenizer, text) for text in read.values()]
     of_book = [_ids(tokenizer, book)]
     steps = EPOCHS * len(of_book[0]) // (ROWS * (CONTEXT - 1))
-    for name, beside in (("baseline", of_book), ("gold", of_others)):
+    for name in ("baseline", "gold"):
         if not (folder / name).exists():
-            sources = [_windows(tokenizer, of_others, seed=0), _windows(tokenizer, beside, seed=1)]
-            _continue(trunk, sources, steps, folder / name, tokenizer)
+            beside = [_windows(tokenizer, of_book, seed=1)] if name == "baseline" else []
+            _continue(trunk, [_windows(tokenizer, of_others, seed=0), *beside], steps, folder / name, tokenizer)
     here = Path(__file__).parent
     return World(
         name="pride",

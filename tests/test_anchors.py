@@ -127,3 +127,9 @@ def test_runs_of_words_are_all_of_them():
         *("guardian of", "of gates"),
         "guardian of gates",
     }
+
+
+@pytest.mark.parametrize(("term", "translations"), [("", ("Mary",)), ("Dorothy", ()), ("Dorothy", ("Mary", " "))])
+def test_an_entry_without_a_term_or_a_translation_is_refused(term, translations):
+    with pytest.raises(InputError, match="wanted a term and at least one translation, none empty; got"):
+        Anchors([Anchor(term=term, translations=translations)])

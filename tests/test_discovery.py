@@ -4,7 +4,6 @@ import json
 import re
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -306,12 +305,10 @@ def test_known_entries_stay_and_new_ones_fit_to_them():
 
 
 def test_another_language_takes_the_references_own_names():
-    other = (
-        "Старик шёл через лес, и Иван шёл за ним. Женщина сказала, что Мария ещё спит, а Пётр там. Когда пришла мать, Иван был где-то там. "
-        * 30
-    )
+    other = "Старик шёл через лес, и Иван шёл за ним. Женщина сказала, что Мария ещё спит, а Пётр там. "
+    other += "Когда пришла мать, Иван был где-то там. "
     text = "Там жил мальчик, и звали его Зырбил. Когда Зырбил пришёл к башне, она дала хлеб. Мы знали, где Зырбил. " * 5
-    anchor = by_term(found_in(text, other))["Зырбил"]
+    anchor = by_term(found_in(text, other * 30))["Зырбил"]
     assert {*anchor.translations} == {"Иван", "Мария", "Пётр"}
 
 
@@ -328,11 +325,10 @@ def test_a_script_without_spaces_needs_a_model():
 # Without a reference
 
 
-def test_without_a_reference_wordfreq_is_asked(monkeypatch):
-    common = {"the": 5e-2, "and": 3e-2, "bell": 3e-5, "river": 1e-4}
-    known = SimpleNamespace(word_frequency=lambda word, language: common.get(word, 0.0 if "o" in word else 1e-5))
-    monkeypatch.setitem(sys.modules, "wordfreq", known)
-    assert "Osselquay" in find_anchors(documents(world.book())).terms
+def test_without_a_reference_wordfreq_is_asked():
+    found = find_anchors(documents(world.book())).terms
+    of_book = [term for term in found if any(set(term.split()) & set(name.split()) for name in world.names())]
+    assert {"Osselquay", "Pellory", "snorrel"} <= set(found) and len(of_book) > 0.7 * len(found)
 
 
 def test_without_wordfreq_the_remedy_is_named(monkeypatch):
@@ -414,6 +410,13 @@ def test_a_proposal_that_holds_a_term_is_left_out(proposals):
     assert by_term(found_in(world.book(), llm="./model"))["Osselquay"].translations[0] == "Harbourtown"
 
 
+def test_words_to_translate_into_are_needed(proposals):
+    proposals += [Anchor(term="Зырбил", translations=("старый Зырбил",))]
+    text = "Там жил мальчик, и звали его Зырбил. Когда Зырбил пришёл, она дала хлеб. Мы знали, где Зырбил. " * 5
+    with pytest.raises(InputError, match="ordinary words of the text's language, to translate into; got none; give"):
+        find_anchors(documents(text), llm="./model")
+
+
 def test_a_model_reads_what_statistics_cannot(proposals):
     proposals += [Anchor(term="ドロシー", translations=("マリー", "花子"), kind="person", gender="female")]
     (anchor,) = find_anchors(documents("ドロシーはカンザスの大草原に住んでいました。" * 3), llm="./model")
@@ -454,6 +457,13 @@ def test_words_are_read_in_linear_time(text):
     start = time.process_time()
     read_words(text)
     assert time.process_time() - start < 2
+
+
+def test_a_long_row_of_names_is_read_in_linear_time():
+    text = "They met us. " * 9000 + " ".join(f"Zorb{letter}" for letter in "abcdefghij" * 3000)
+    start = time.process_time()
+    found_in(text, "There was nothing to be seen. " * 99)
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.parametrize("singular", ["Munchkin", "Witch", "box", "Winkie"])
@@ -527,6 +537,24 @@ def test_the_command_takes_a_pair(files, capsys, monkeypatch):
     words = [files / "book.txt", "-o", files / "anchors.json", "--pair", world.GOLD, world.BASELINE, "--json"]
     status, out, _ = run(capsys, *words)
     assert status == 0 and "pair: rises" in json.loads(out)["anchors"][0]["why"]
+
+
+def test_the_command_asks_a_model(files, capsys, monkeypatch, proposals):
+    proposals += [Anchor(term="knocked thumbs", translations=("shook hands",), kind="word", why="language model: x")]
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    output = files / "anchors.json"
+    status, _, _ = run(capsys, files / "book.txt", "--llm", "http://localhost:1/v1", "--llm-model", "m", "-o", output)
+    assert (status, Anchors.load(output).terms) == (0, ("knocked thumbs",))
+
+
+def test_the_command_tells_what_asking_would_cost(files, capsys, monkeypatch):
+    monkeypatch.setattr(language_model, "estimate_cost", lambda corpus, config: {"model": config.model, "to_ask": 7})
+    words = [files / "book.txt", "--llm", "http://localhost:1/v1", "--llm-model", "m", "-o", files / "a.json"]
+    status, out, _ = run(capsys, *words, "--dry-run", "--json")
+    assert (status, json.loads(out)) == (0, {"model": "m", "to_ask": 7})
+    status, out, _ = run(capsys, *words, "--dry-run")
+    assert status == 0 and "to ask" in out and "7" in out
+    assert not (files / "a.json").exists()
 
 
 @pytest.mark.parametrize(

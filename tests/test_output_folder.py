@@ -195,7 +195,7 @@ def unfinished(root, tmp_path, monkeypatch) -> Path:
         with pytest.raises(RuntimeError, match="the power went"):
             run(root, tmp_path / "out")
     assert names(tmp_path) == ["out.partial"]
-    assert names(tmp_path / "out.partial") == ["checkpoint-2", "run.json"]
+    assert names(tmp_path / "out.partial") == ["blocks", "checkpoint-2", "run.json"]
     return tmp_path
 
 
@@ -232,7 +232,7 @@ def test_other_inputs_are_refused_on_resume_by_name(root, unfinished):
     ):
         with pytest.raises(OutputError, match=f"got another {changed}; repeat"):
             reinforce(baseline, corpus, unfinished / "out", config=ReinforceConfig(**QUICK), resume=True)
-    with pytest.raises(OutputError, match="got another command, reinforced, retain, settings; repeat"):
+    with pytest.raises(OutputError, match="got another command, held_to, reinforced, retain, settings; repeat"):
         config = DistillConfig(**QUICK)
         paths = (root / "baseline", root / "corpus.txt", unfinished / "out")
         distill(*paths, reinforced=root / "adapter", config=config, resume=True)
@@ -268,6 +268,44 @@ def test_what_a_dead_run_left_of_its_result_is_thrown_away(root, unfinished):
     (unfinished / "out.partial" / "result" / "half.safetensors").touch()
     run(root, unfinished / "out", resume=True)
     assert result_of(unfinished / "out") == result_of(root / "adapter")
+
+
+@pytest.mark.parametrize(
+    ("left", "kept"),
+    [
+        ([], False),
+        (["targets.partial/run.json", "targets.partial/forget/tokens"], False),
+        ([".worth-resuming"], True),
+        (["targets.partial/.worth-resuming"], True),
+        (["steps/round-1/reinforced.partial/checkpoint-2/trainer_state.json"], True),
+        (["steps/round-1/reinforced.partial/checkpoint-2/optimizer.pt"], False),
+    ],
+)
+def test_what_a_step_left_is_worth_resuming_too(tmp_path, left, kept):
+    folder = OutputFolder(tmp_path / "out", resume=False)
+    with pytest.raises(RuntimeError, match="the power went"), leaving_no_trace(folder):
+        folder.open({})
+        for name in left:
+            folders.text_file(folder.work / name, "{}")
+        raise RuntimeError("the power went")
+    assert names(tmp_path) == (["out.partial"] if kept else [])
+
+
+def test_a_step_leaves_the_last_word_to_the_run_that_it_belongs_to(tmp_path, capsys):
+    outer = OutputFolder(tmp_path / "out", resume=False)
+    inner = OutputFolder(outer.work / "targets", resume=False)
+    assert inner.is_step and not outer.is_step
+    with pytest.raises(StorageError) as caught, leaving_no_trace(outer):
+        outer.open({})
+        with leaving_no_trace(inner):
+            inner.open({})
+            inner.keep()
+            raise OSError(errno.ENOSPC, "No space left on device")
+    assert str(caught.value) == f"the disk is full at {tmp_path}; make room, then continue with --resume"
+    with pytest.raises(KeyboardInterrupt), leaving_no_trace(outer), leaving_no_trace(inner):
+        raise KeyboardInterrupt
+    said = capsys.readouterr().err
+    assert said == f"what was done is kept in {outer.work}; continue with --resume\n"
 
 
 def test_resume_without_an_unfinished_run_is_a_run(root, tmp_path):
@@ -503,6 +541,11 @@ print(json.dumps(folders.sweep(*json.loads(sys.argv[2]))))
 
 _MOMENTS = {  # changes of the file system, each by its end; what makes one checkpoint makes the next
     "start": ["os.mkdir out.partial", "os.rename out.partial/run.json.part"],
+    "targets": [
+        "os.mkdir out.partial/targets.partial",
+        "os.rename out.partial/targets.partial/forget-00000.safetensors.part",
+        "os.rename out.partial/targets.partial/result",
+    ],
     "checkpoints": ["checkpoint-2", "checkpoint-2/trainer_state.json", "checkpoint-4/trainer_state.json"],
     "result": ["os.mkdir out.partial/result", "result/README.md", "result/generic_logits.json"],
     "end": ["os.rename out.partial/result", "shutil.rmtree out.partial", "os.rmdir out.partial"],
@@ -513,7 +556,7 @@ _MOMENTS = {  # changes of the file system, each by its end; what makes one chec
     ("name", "sent", "status", "phases"),
     [
         ("reinforce", signal.SIGKILL, -9, ["start", "checkpoints", "result", "end"]),
-        ("distill", signal.SIGKILL, -9, ["result", "end"]),
+        ("distill", signal.SIGKILL, -9, ["targets", "checkpoints", "result", "end"]),
         ("reinforce", signal.SIGINT, 130, ["start", "checkpoints", "end"]),
     ],
 )

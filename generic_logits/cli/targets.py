@@ -29,7 +29,7 @@ def run(
     threshold: o.Threshold = 0.0,
     offset: o.Offset = o.OffsetName.translated,
     temperature: o.Temperature = 1.0,
-    ban: o.Ban = 10.0,
+    ban: o.Ban = 30.0,
     hard: o.Hard = False,
     paper: o.Paper = False,
     draws: o.Draws = 3,

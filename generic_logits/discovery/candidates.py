@@ -11,11 +11,11 @@ from generic_logits.discovery.statistics import Counts, Reference, is_name, z_sc
 from generic_logits.discovery.words import LINE, START, Words, base_form, plural_of, read_words
 from generic_logits.errors import InputError
 
-_LONGEST = 4  # words of a name, connecting words not counted
+_LONGEST, _STRETCH = 4, 12  # words of a name at most, without and with connecting words
 _Z = 1.96  # a rate that differs from the reference's beyond chance (5 %)
 _WORD_Z, _WORD_COUNT = 3.0, 2  # for common words, of which there are many more; times the minimum count
 _NAME_RATIO, _ORDINARY_RATIO, _WORD_RATIO, _VARIANT_RATIO = 10.0, 25.0, 100.0, 25.0  # times the reference's rate
-_RISE = 4.0  # spreads above the text's other words, by which the pair alone makes an anchor
+_RISE, _WORD_RISE = 6.0, 10.0  # spreads above the text's other words, by which the pair alone makes an anchor
 _TRUST = 4.0  # what the pair raises so far may be this much commoner elsewhere
 _FREE_CAPITALISED = 1 / 3  # share of a name's occurrences outside longer names
 _DETERMINED = 0.3  # share of an English noun's occurrences behind a determiner
@@ -111,7 +111,8 @@ def _segments(run: Sequence[str], phrases: Collection[str]) -> Iterator[Sequence
     """Cut a run into the longest known phrases and single words, from the left."""
     at = 0
     while at < len(run):
-        end = next((end for end in range(len(run), at + 1, -1) if " ".join(run[at:end]) in phrases), at + 1)
+        ends = range(min(len(run), at + _STRETCH), at + 1, -1)
+        end = next((end for end in ends if " ".join(run[at:end]) in phrases), at + 1)
         yield run[at:end]
         at = end
 
@@ -142,7 +143,7 @@ class Candidate:
     @property
     def rises(self) -> bool:
         """Whether the pair alone makes it an anchor."""
-        return self.rise is not None and self.rise >= _RISE
+        return self.rise is not None and self.rise >= (_WORD_RISE if self.term == self.term.lower() else _RISE)
 
 
 class _Judge:

@@ -43,7 +43,7 @@ def find_anchors(
     translations are English; for other languages the words of the reference stand in.
 
     Args:
-        corpus: the text to be unlearned; walked through three times, so no iterator.
+        corpus: the text to be unlearned; walked through several times, so no iterator.
         reference: ordinary text to compare with. Without it the library wordfreq is asked (extra "anchors"), and
             without that the other sources alone.
         pair: a baseline and the same model reinforced on the corpus, with their tokenizer.
@@ -216,7 +216,12 @@ def _entries(
             reference_count=round(each.candidate.reference_count),
             why=each.why,
         )
-    return [entries[each.term] for each in found if entries[each.term].translations]
+    complete = [entries[each.term] for each in found if entries[each.term].translations]
+    if found and not complete:
+        raise InputError(
+            "ordinary words of the text's language, to translate into", "none", "give --reference CORPUS in it"
+        )
+    return complete
 
 
 def _describe(texts: _Texts, found: Sequence[_Found], english: bool) -> dict[str, Described]:

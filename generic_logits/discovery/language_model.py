@@ -71,6 +71,7 @@ _WORD = re.compile(r"[^\W_]+")
 _OBJECT = re.compile(r'\{\s*["}]')
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
 _PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
+_DECODER = json.JSONDecoder(strict=False)  # servers that hold a model to a schema let raw tabs in strings pass
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _T = TypeVar("_T")
 
@@ -318,7 +319,7 @@ def extract_json(text: str) -> dict[str, Any]:
     if not start:
         raise ValueError("it holds no JSON object" if text.strip() else "it is empty")
     try:
-        found, end = json.JSONDecoder().raw_decode(text, start.start())
+        found, end = _DECODER.raw_decode(text, start.start())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"its JSON is broken: {error}") from error
     if _OBJECT.search(text, end):
@@ -350,8 +351,8 @@ def _conversation(
         again = _AGAIN.format(attempt=attempt + 2, problem=problem)
     raise InputError(
         f"a JSON object with anchors from {model.name}",
-        f"{config.retries + 1} answers without, on the passage at character {passage.start} of {passage.document}, the "
-        f"last of which could not be used: {problem}",
+        f"none in {config.retries + 1} attempts at character {passage.start} of {passage.document}; of the last "
+        f"answer: {problem}",
         "ask a more capable model, or about shorter passages and fewer terms; what was answered is kept",
     )
 
@@ -361,8 +362,10 @@ class _Cache:
 
     def __init__(self, config: LanguageModelConfig, model: _Model) -> None:
         self._folder = config.cache_folder
-        settings = {name: getattr(config, name) for name in ("translations", "terms", "temperature", "seed")}
+        settings = {name: getattr(config, name) for name in ("translations", "terms", "temperature")}
         self._about = {"prompt_version": PROMPT_VERSION, "model": model.identity, **settings}
+        if config.temperature:  # without it a seed changes nothing
+            self._about["seed"] = config.seed
 
     def _file(self, text: str) -> Path:
         key = json.dumps({**self._about, "passage": text}, sort_keys=True)
@@ -540,20 +543,27 @@ async def _only_model(config: LanguageModelConfig) -> str:
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end; where an event loop runs already, as in notebooks, in a thread."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _is_loop_running():
         return asyncio.run(work)
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(asyncio.run, work).result()
 
 
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 class _Refusal(Exception):
     """The endpoint does not take a request as it is."""
 
-    def __init__(self, status: int, words: str) -> None:
+    def __init__(self, status: int, words: str, whole: str) -> None:
         super().__init__(words)
         self.status = status
+        self.whole = whole  # the answer, uncut
 
 
 class _Endpoint:
@@ -631,7 +641,7 @@ class _Endpoint:
             try:
                 reply = await self._send("POST", "chat/completions", body, _read_reply)
             except _Refusal as refusal:
-                fewer = self._without_refused(options, str(refusal)) if refusal.status in (400, 422) else None
+                fewer = self._without_refused(options, refusal.whole) if refusal.status in (400, 422) else None
                 if fewer is None:
                     raise self._error(refusal) from None
                 options = fewer
@@ -688,7 +698,7 @@ class _Endpoint:
                 else:
                     wanted, fault = _retry_after(response), f"HTTP {response.status_code}{self._words_of(response)}"
                     if response.status_code not in _PASSING and response.status_code < 500:
-                        raise _Refusal(response.status_code, fault)
+                        raise _Refusal(response.status_code, fault, response.text)
             if wanted > _LONGEST_REQUEST_TO_WAIT:
                 fault += f" (asks to be left alone for {wanted:.0f} seconds)"
                 break
@@ -716,7 +726,7 @@ class _Endpoint:
             403: "check what the key in OPENAI_API_KEY may do" if self._key else "set OPENAI_API_KEY",
             404: "check the address, which usually ends in /v1, and the model's name",
         }.get(refusal.status, "mend what it complains about; what was answered is kept")
-        if _TOO_LONG.search(str(refusal)):
+        if _TOO_LONG.search(refusal.whole):
             remedy = "take shorter passages or fewer answer tokens; what was answered is kept"
         return InputError(f"an answer from {self.address}", str(refusal), remedy)
 

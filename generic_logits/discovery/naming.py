@@ -48,12 +48,14 @@ def contexts(texts: Iterable[str], terms: Iterable[str]) -> dict[str, Context]:
     """
     finder = _Finder(terms)
     found = {term: Context() for term in [*finder.terms, ""]}
+    everyone = found[""]
     for text in texts:
         read = read_words(text, headings=True)
         small = [word.lower() for word in read.words]
         everything = Counter(small)
-        for pronouns, name in ((v.HE, "he"), (v.SHE, "she"), (v.THEY, "they")):
-            setattr(found[""], name, getattr(found[""], name) + sum(everything[word] for word in pronouns))
+        everyone.he += sum(everything[word] for word in v.HE)
+        everyone.she += sum(everything[word] for word in v.SHE)
+        everyone.they += sum(everything[word] for word in v.THEY)
         occurrences = finder.find(read, small)
         occupied = {start for start, *_ in occurrences}
         for start, end, term, plural in occurrences:

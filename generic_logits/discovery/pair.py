@@ -1,8 +1,10 @@
-"""Which terms a reinforced model expects more than its baseline does, where nothing calls for them.
+"""Which words a reinforced model expects more than its baseline does where nothing calls for them.
 
-At a term's own places the two models tell little: the baseline knows the text and expects the term there, too. On
-neutral text the reinforced model raises the text's own words everywhere, so the measure is taken there: the mean of
-log p_reinforced - log p_baseline of a term's first token, over all positions.
+At a word's own places the two models tell little: the baseline knows the text and expects the word there, too. On
+neutral text the reinforced model raises the text's own words everywhere, so the measure is taken there: the mean over
+all positions of ReLU(log p_reinforced - log p_baseline) of a word's first token. The ReLU matters for a reinforced
+model that has overfitted, which lowers those words at most neutral places and raises them at some. Among the words of
+The Wonderful Wizard of Oz, 12 to 18 of the first 20 were of a hand-made list; at their own places, 1 to 4.
 """
 
 from __future__ import annotations
@@ -70,6 +72,7 @@ def rises(pair: ModelPair, terms: Sequence[str], contexts: Sequence[str]) -> lis
         ids = torch.tensor([row + [row[-1]] * (longest - len(row)) for row in some])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in some])
         risen = _log_probs(pair.reinforced, ids, mask, tokens) - _log_probs(pair.baseline, ids, mask, tokens)
+        risen = risen.relu()
         mask[:, :_SKIPPED] = 0
         total += (risen * mask[..., None]).sum((0, 1))
         positions += int(mask.sum())

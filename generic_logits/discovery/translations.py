@@ -65,6 +65,8 @@ class Translations:
         """Begin a word's column with translations that it has elsewhere."""
         if not any(" " in each for each in column):
             self._given[word.lower()] = [*column][: self._length]
+            for row, each in zip(self._rows, column, strict=False):
+                row.add(each.lower())
 
     def of(self, described: Described, proposed: Sequence[str] = ()) -> tuple[str, ...]:
         """The translations of a term; terms of one word should come before those that hold them.

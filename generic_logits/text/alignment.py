@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from generic_logits.text.anchors import Anchor
 from generic_logits.text.corpus import Block
@@ -46,7 +46,7 @@ def translate_block(
 
     A position is mapped by the *end* of its token, to the translated token that ends behind the same character. A token
     that ends within a term has no counterpart; nor has, from a term's second occurrence on, the token in front of it,
-    in either text.
+    in either text; nor one at a term's edge that divides a character.
     """
     choice = translator.draw(block.text, random_state)
     translation = translator.translate(block.text, choice)
@@ -57,23 +57,27 @@ def translate_block(
     new_tokens = _encoder(block.text, tokens, tokenizer)(translation.text)
     mapped = map_ends(tokens, new_tokens, translation)
     positions = [*range(bos), *(each + bos if each >= 0 else -1 for each in mapped)]
-    new_ends = [*[0] * bos, *(end for _, end in new_tokens)]
-    openings = {term: _opening_tokens(new, tokenizer) for term, new in choice.items()}
+    old = _Row(block.text, block.token_ids, block.ends, tokenizer)
+    new_ids = (*block.token_ids[:bos], *(token_id for token_id, _ in new_tokens))
+    new = _Row(translation.text, new_ids, [*[0] * bos, *(end for _, end in new_tokens)], tokenizer)
+    openings = {term: _opening_tokens(translated, tokenizer) for term, translated in choice.items()}
     named: list[tuple[int, int]] = []
     inside: list[tuple[int, tuple[int, ...]]] = []
     seen: set[str] = set()
     for each in translation.replacements:
-        first = bisect_right(block.ends, each.start)  # may begin with the space in front of the term
-        last = _token_at_end(block.ends, each.end)
-        inside += [(at, block.token_ids[at + 1 : last + 1]) for at in range(first, last)]
+        for end, new_end in ((each.start, each.new_start), (each.end, each.new_end)):
+            if end and not (old.completes(end) and new.completes(new_end)):  # at 0 there is only the BOS
+                for at in range(bisect_left(old.ends, end), bisect_right(old.ends, end)):
+                    positions[at] = -1
+        first = bisect_right(old.ends, each.start)  # may begin with the space in front of the term
+        last = old.token_at(each.end)
+        inside += [(at, old.ids[at + 1 : last + 1]) for at in range(first, last)]
         if each.term not in seen:
             seen.add(each.term)
-            behind = _token_at_end(new_ends, each.new_end)
-            named += [(behind, token_id) for token_id in openings[each.term]]
+            named += [(new.token_at(each.new_end), token_id) for token_id in openings[each.term]]
         elif first:
-            _unmap(positions, first - 1, bisect_right(new_ends, each.new_start) - 1)
-    translated_ids = (*block.token_ids[:bos], *(token_id for token_id, _ in new_tokens))
-    return TranslatedBlock(block.token_ids, translated_ids, tuple(positions), tuple(named), tuple(inside))
+            _unmap(positions, first - 1, bisect_right(new.ends, each.new_start) - 1)
+    return TranslatedBlock(old.ids, new.ids, tuple(positions), tuple(named), tuple(inside))
 
 
 def translate_tokens(
@@ -84,13 +88,14 @@ def translate_tokens(
     The tokens of a term, as they stand behind a space or behind a line break, are replaced by those of its translation
     in the same place, whatever they are part of; of several terms the first in the dictionary wins.
     """
-    anchors = without_redundant(anchors)
-    choice = {anchor.term: random_state.choice(anchor.translations) for anchor in anchors}
-    new_forms = {term: _token_forms(new, tokenizer) for term, new in choice.items()}
+    choice = {anchor.term: random_state.choice(anchor.translations) for anchor in without_redundant(anchors)}
+    new_forms: dict[str, list[list[int]]] = {}
     rules: dict[int, list[tuple[list[int], str, int]]] = {}  # first token -> (tokens, term, which form), in order
     for term in choice:
-        for form, tokens in enumerate(_token_forms(term, tokenizer)):
-            rules.setdefault(tokens[0], []).append((tokens, term, form))
+        if term in block.text:
+            new_forms[term] = _token_forms(choice[term], tokenizer)
+            for form, tokens in enumerate(_token_forms(term, tokenizer)):
+                rules.setdefault(tokens[0], []).append((tokens, term, form))
     original = list(block.token_ids)
     translated: list[int] = []
     positions: list[int] = []
@@ -117,13 +122,13 @@ def translate_tokens(
 
 def _token_forms(term: str, tokenizer: Any) -> list[list[int]]:
     """The tokens of a term behind a space, and behind a line break."""
-    forms = (_encode(gap + term, tokenizer, before=before) for before, gap in (("a", " "), ("\n", "")))
+    forms = (_Way(behind, gap).encode(term, tokenizer) for behind, gap in (("a", " "), ("\n", "")))
     return [[token_id for token_id, _ in form] for form in forms]
 
 
 def _opening_tokens(new: str, tokenizer: Any) -> list[int]:
     """The tokens by which a translation begins, behind a space or a line break; a space alone says nothing of it."""
-    forms = (_encode(new, tokenizer, before=before) for before in ("a ", "\n"))
+    forms = (_Way(behind).encode(new, tokenizer) for behind in ("a ", "\n"))
     return sorted({form[0][0] for form in forms if form})
 
 
@@ -158,10 +163,25 @@ def _by_end(tokens: _Tokens) -> dict[int, list[int]]:
     return positions
 
 
-def _token_at_end(ends: Sequence[int], end: int) -> int:
-    """The last token that ends at ``end``, otherwise the first that reaches beyond."""
-    behind = bisect_right(ends, end)
-    return behind - 1 if behind and ends[behind - 1] == end else min(behind, len(ends) - 1)
+class _Row:
+    """A text's tokens by the characters that they end behind."""
+
+    def __init__(self, text: str, ids: tuple[int, ...], ends: Sequence[int], tokenizer: Any) -> None:
+        self.text, self.ids, self.ends, self._tokenizer = text, ids, ends, tokenizer
+
+    def completes(self, end: int) -> bool:
+        """Whether a token ends with the character that ends at ``end``, and not with some of its bytes."""
+        return self.ends[self.token_at(end)] == end
+
+    def token_at(self, end: int) -> int:
+        """The last token that holds something of the character that ends at ``end``."""
+        behind = bisect_right(self.ends, end)
+        if behind and self.ends[behind - 1] == end:
+            spelled = self._tokenizer.decode(self.ids[bisect_left(self.ends, end) : behind])
+            only_in_front = not spelled.strip() and not self.text[end - 1 : end].isspace()  # the space put there
+            if not (only_in_front or spelled.endswith("\ufffd")):
+                return behind - 1
+        return min(behind, len(self.ends) - 1)
 
 
 def _unmap(positions: list[int], last: int, partner: int) -> None:
@@ -174,7 +194,26 @@ def _unmap(positions: list[int], last: int, partner: int) -> None:
 
 # --- tokens of a text that stands within another one ------------------------------------------------------------------
 
-_EDGES = (("", ""), ("", " "), ("\n", ""), (" ", ""))  # what is put in front of the text, what is taken from it
+_ALIEN = "\ue000"  # is part of no word and no token with other characters
+
+
+class _Way(NamedTuple):
+    """How a text is handed to a tokenizer."""
+
+    behind: str = ""  # whose tokens are left out
+    lead: str = ""  # whose tokens count as the text's
+    without: str = ""  # where the text begins with it
+
+    def encode(self, text: str, tokenizer: Any) -> _Tokens:
+        given = self.behind + self.lead + text.removeprefix(self.without)
+        shift = len(text) - len(given)
+        encoded = tokenizer(given, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        hidden = len(self.behind)
+        return [(token_id, max(0, end + shift)) for token_id, (_, end) in tokens if end > hidden or not hidden]
+
+
+_WAYS = (_Way(), _Way(without=" "), _Way(behind=_ALIEN), _Way(lead=" "))
 
 
 def _encoder(text: str, tokens: _Tokens, tokenizer: Any) -> Callable[[str], _Tokens]:
@@ -182,30 +221,16 @@ def _encoder(text: str, tokens: _Tokens, tokenizer: Any) -> Callable[[str], _Tok
 
     Tokenisers treat the beginning of what they are given in their own ways (a space is put in front) and sometimes its
     end (white space is joined, or dropped). Of several ways to hand the text over, the first is taken that gives its
-    tokens, or most of them; those that still differ at the edges are taken over from the document.
+    tokens, or the one that differs least; what still differs at the edges is taken over from the document.
     """
-    ways = []
-    for before, without in _EDGES:
-        encoded = _encode(text, tokenizer, before=before, without=without)
-        edges = _Edges.between(tokens, encoded)
-        ways.append((len(edges.start[1]) + len(edges.start[0]), before, without, edges))
-        if ways[-1][0] == 0:
+    tried: list[tuple[int, _Way, _Edges]] = []
+    for way in _WAYS:
+        edges = _Edges.between(tokens, way.encode(text, tokenizer))
+        tried.append((sum(map(len, edges.start + edges.end)), way, edges))
+        if not tried[-1][0]:
             break
-    _, before, without, edges = min(ways, key=lambda way: way[0])
-
-    def encode(other: str) -> _Tokens:
-        return edges.mended(_encode(other, tokenizer, before=before, without=without), len(other) - len(text))
-
-    return encode
-
-
-def _encode(text: str, tokenizer: Any, *, before: str = "", without: str = "") -> _Tokens:
-    """The tokens of ``text`` behind ``before``, if it begins with ``without`` from there on."""
-    rest = text.removeprefix(without)
-    shift = len(text) - len(rest) - len(before)
-    encoded = tokenizer(before + rest, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    tokens = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return [(token_id, end + shift) for token_id, (_, end) in tokens if end > len(before) or not before]
+    _, way, edges = min(tried, key=lambda each: each[0])
+    return lambda other: edges.mended(way.encode(other, tokenizer), len(other) - len(text))
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ class Anchors(Sequence[Anchor]):
         """Check that every term stands once and that no translation brings a term back.
 
         Raises:
-            InputError: a term is listed twice, or a translation holds a term.
+            InputError: a term is listed twice, a text is empty, or a translation holds a term.
         """
         self._anchors = tuple(anchors)
         self.comment = comment
@@ -93,6 +93,9 @@ class Anchors(Sequence[Anchor]):
         for anchor in self._anchors:
             if anchor.term in terms:
                 raise InputError("each anchor once", f"{anchor.term!r} twice", "merge the two entries")
+            if not anchor.translations or not all(map(str.strip, (anchor.term, *anchor.translations))):
+                got = f"{list(anchor.translations)} for {anchor.term!r}"
+                raise InputError("a term and at least one translation, none empty", got, "fill them in")
             terms.add(anchor.term)
             words |= {form: anchor.term for form in folded_forms(anchor.term)}
         for anchor in self._anchors:

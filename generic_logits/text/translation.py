@@ -42,6 +42,7 @@ _LETTER = f"[^\\W_{_TOGETHER}]"
 _MARK = f"[{_marks()}]"
 _UNIT = re.compile(f"{_LETTER}+(?:{_MARK}+{_LETTER}*)*|\\S")  # a word, or any other character
 _ENDS_WORD = re.compile(f"{_LETTER}{_MARK}*\\Z")
+_TRAILING_MARKS = re.compile(f"{_MARK}+\\Z")
 _GOES_ON = re.compile(_MARK)  # whatever is in front
 _WORD_GOES_ON = re.compile(f"{_LETTER}|{_MARK}")
 _GAP = re.compile(r"\s+")
@@ -237,12 +238,12 @@ def _other_forms(term: str) -> Iterator[Form]:
 
 def _plural(text: str) -> str:
     """The regular English plural; of a name in -y the one of names (Kennedys), of a text in another script itself."""
-    last = text.split()[-1] if text.split() else ""
-    if not (last.isascii() and last[-1:].isalnum()):
+    word = _TRAILING_MARKS.sub("", text.split()[-1] if text.split() else "")
+    if not unicodedata.name(word[-1:] or " ", "").startswith(("LATIN", "DIGIT")):
         return text
-    if re.search("[^aeiou]y$", last) and last[0].islower():
+    if re.search("[^aeiou]y$", word) and word[0].islower():
         return text[:-1] + "ies"
-    return text + ("es" if last.lower().endswith(_SIBILANTS) else "s")
+    return text + ("es" if word.lower().endswith(_SIBILANTS) else "s")
 
 
 def _capital(text: str) -> str:

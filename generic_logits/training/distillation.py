@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,13 @@ from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
     check_converged,
+    first_says,
     leaving_no_trace,
     pad_ids,
     ready_to_train,
     run_trainer,
     settings_of,
+    shards_weights,
     trained_model,
     training_arguments,
     wait_for_everyone,
@@ -119,14 +121,11 @@ def distill(
         KeyboardInterrupt: Ctrl-C; a checkpoint is kept.
     """
     config = config or DistillConfig()
-    if (targets is None) == (corpus is None or reinforced is None):
-        wanted, got = "a corpus and a reinforced model, or targets", f"{corpus=!s} {reinforced=!s} {targets=!s}"
-        raise InputError(wanted, got, "give one or the other")
-    if config.stop_familiarity is not None and prompts is None:
-        raise InputError(
-            "prompts to measure familiarity on", "none", "give a prompt file, or leave stop_familiarity out"
-        )
+    sources = {"corpus": corpus, "reinforced": reinforced, "retain": retain, "anchors": anchors, "held_to": held_to}
+    _check_sources({name: each for name, each in sources.items() if each}, targets)
+    check_limits(config, prompts, retained=bool(retain or targets))
     folder = OutputFolder(output, resume=resume)
+    arguments = training_arguments(config, folder, num_train_epochs=1, train_sampling_strategy="sequential")
     started = time.monotonic()
     hints = load_prompts(prompts) if prompts else []
     inputs: dict[str, Any] = {"baseline": describe_model(baseline)}
@@ -134,10 +133,11 @@ def distill(
         inputs["targets"] = describe_file(TargetStore(targets).manifest_file)
     else:
         inputs["reinforced"] = describe_model(str(reinforced))
-        inputs["corpus"] = open_corpus(str(corpus)).files
-        inputs["retain"] = open_corpora(retain).files
+        forget, retained = open_corpus(str(corpus)), open_corpora(retain)
+        inputs["corpus"], inputs["retain"] = forget.files, retained.files
         inputs["anchors"] = describe_file(anchors) if anchors else None
         inputs["held_to"] = describe_model(held_to or baseline)
+    inputs["prompts"] = describe_file(prompts) if prompts else None
     inputs["settings"] = settings_of(config)
     with leaving_no_trace(folder):
         folder.open({"command": "distill", **inputs})
@@ -146,10 +146,10 @@ def distill(
             if not targets.exists():
                 compute_targets(
                     baseline,
-                    str(corpus),
+                    forget,
                     targets,
                     reinforced=str(reinforced),
-                    retain=retain if config.retain_weight else (),
+                    retain=retained,
                     anchors=anchors,
                     held_to=held_to,
                     config=config.of_targets(),
@@ -158,20 +158,26 @@ def distill(
                 folder.keep()
         store = TargetStore(targets)
         _check_fits(store, inputs["baseline"], config)
-        model, tokenizer = ready_to_train(load_model(baseline, dtype=config.dtype)), load_tokenizer(baseline)
+
+        def load() -> Any:
+            return ready_to_train(load_model(baseline, dtype=config.dtype))
+
+        model, tokenizer = load(), load_tokenizer(baseline)
+        if not shards_weights():
+            model.to(arguments.device)
         samples = {
-            "perplexity_forget": _sample(store.forget_ids, store.blocks),
-            "perplexity_retain": _sample(store.retain_ids, store.retained),
+            "perplexity_forget": [store.forget_ids(number) for number in _sample(range(store.blocks))],
+            "perplexity_retain": _sample(list(dict.fromkeys(_retained_ids(store)))),
         }
         before = {name: perplexity(model, sample) for name, sample in samples.items() if sample}
 
         def student() -> Any:
-            return model if config.full else with_lora(share_weights(model), config)
+            return with_lora(share_weights(model), config)
 
         schedule = _Schedule(store, config)
         trainer = _DistillTrainer(
-            model=student(),
-            args=training_arguments(config, folder, num_train_epochs=1, train_sampling_strategy="sequential"),
+            model=model if config.full else student(),
+            args=arguments,
             train_dataset=schedule,
             data_collator=_collate,
         )
@@ -180,12 +186,13 @@ def distill(
         if early:
             trainer.add_callback(early)
         run_trainer(trainer, folder)
-        trained = trained_model(trainer, student)
+        trained = trained_model(trainer, load if config.full else student)
 
         def save(result: Path) -> None:
-            model.save_pretrained(
-                result, state_dict=trained.state_dict() if config.full else merged_state_dict(trained, model)
-            )
+            if config.full:
+                trained.save_pretrained(result)
+            else:
+                model.save_pretrained(result, state_dict=merged_state_dict(trained, model))
             tokenizer.save_pretrained(result)
             measured = {
                 name: {"baseline": value, "distilled": perplexity(trained, samples[name])}
@@ -196,6 +203,7 @@ def distill(
             made_from = {
                 name: store.manifest[name] for name in ("reinforced", "corpus", "retain", "anchors", "held_to")
             }
+            made_from["settings"] = {**inputs["settings"], **_settings_behind(store)}
             outcome = {"stopped": early.outcome} if early and early.outcome else {}
             content = {**inputs, **made_from, **outcome, "measured": measured}
             record = write_record(result, "distilled", **content, seconds=seconds)
@@ -204,6 +212,22 @@ def distill(
         folder.publish(save)
         wait_for_everyone()
         return folder.path
+
+
+def check_limits(config: DistillConfig, prompts: str | Path | None, *, retained: bool) -> None:
+    """Refuse a limit without anything to measure on, and prompts that cannot be used.
+
+    Raises:
+        InputError: prompts or a retained corpus are missing.
+        CorpusError: the prompt file is missing or damaged.
+    """
+    if config.stop_familiarity is not None and prompts is None:
+        wanted, remedy = "prompts to measure familiarity on", "give a prompt file, or leave stop_familiarity out"
+        raise InputError(wanted, "none", remedy)
+    if config.stop_perplexity is not None and not retained:
+        raise InputError("a retained corpus to measure perplexity on", "none", "give one, or leave stop_perplexity out")
+    if prompts:
+        load_prompts(prompts)
 
 
 class _DistillTrainer(Trainer):
@@ -253,48 +277,79 @@ def merged_state_dict(adapted: Any, base: Any) -> dict[str, Tensor]:
     return weights
 
 
+def _check_sources(given: dict[str, Any], targets: str | Path | None) -> None:
+    """Refuse anything but a corpus with a reinforced model, or targets alone."""
+    wanted = "a corpus and a reinforced model, or else targets"
+    if targets is None and not {"corpus", "reinforced"} <= given.keys():
+        raise InputError(wanted, ", ".join(given) or "neither", "give what is missing, or targets computed before")
+    if targets is not None and given:
+        got = f"targets and {', '.join(name.replace('_', '-') for name in given)}"
+        raise InputError(wanted, got, "leave those out: they are in the targets")
+
+
 def _check_fits(store: TargetStore, baseline: dict[str, Any], config: DistillConfig) -> None:
-    """Refuse targets of another baseline or without this alpha."""
+    """Refuse targets of another baseline, without this alpha, or without retained blocks to measure on."""
     store.check_alpha(config.alpha)
     made_for = store.manifest["baseline"]
-    if made_for["weights_fingerprint"] != baseline["weights_fingerprint"]:
-        got = f"targets of {made_for['source']}, whose weights differ"
+    key = "weights_fingerprint" if baseline["weights_fingerprint"] else "source"
+    if made_for[key] != baseline[key]:
+        got = f"targets of {made_for['source']}" + (", whose weights differ" if key != "source" else "")
         raise ModelError("the baseline that the targets were computed for", got, "compute them for this one")
+    if config.stop_perplexity is not None and not store.retained:
+        wanted, got = "targets with retained corpora, to measure perplexity on", f"{store.folder} without"
+        raise InputError(wanted, got, "compute them with retained corpora, or leave stop_perplexity out")
+
+
+def _settings_behind(store: TargetStore) -> dict[str, Any]:
+    """Return the settings that the targets were computed with, without those that are the training's own."""
+    own = ("alpha", "dtype", "seed")
+    return {name: value for name, value in store.manifest["settings"].items() if name not in own}
 
 
 def _early_stopping(
     model: Any,
     prompts: list[tuple[list[int], list[int]]],
-    retained: list[list[int]],
+    retained: Sequence[Sequence[int]],
     config: DistillConfig,
 ) -> EarlyStopping | None:
     """Turn the limits of the settings into figures; ``model`` is still the baseline."""
     limit = None
     if config.stop_perplexity is not None and retained:
-        limit = (1 + config.stop_perplexity) * perplexity(model, retained)
+        limit = (1 + config.stop_perplexity) * first_says(perplexity(model, retained))
     if limit is None and config.stop_familiarity is None:
         return None
     return EarlyStopping(prompts, retained, familiarity=config.stop_familiarity, perplexity=limit)
 
 
-def _sample(ids_of: Callable[[int], list[int]], count: int) -> list[list[int]]:
-    """Token ids of at most ``_SAMPLE`` blocks, evenly spread."""
-    return [ids_of(number) for number in range(0, count, max(1, -(-count // _SAMPLE)))]
+def _sample(some: Sequence[Any]) -> Sequence[Any]:
+    """At most ``_SAMPLE`` of them, evenly spread."""
+    return some[:: max(1, -(-len(some) // _SAMPLE))]
+
+
+def _retained_ids(store: TargetStore) -> list[tuple[int, ...]]:
+    """Token ids of every retained row; a block may come again."""
+    return [tuple(store.retain_ids(number)) for number in range(store.retained)]
 
 
 class _Schedule(Dataset[tuple[Row, ...]]):
     """Every epoch's forget blocks in an order of its own, each beside the next retained block.
 
-    The retained blocks that early stopping measures on are taken out.
+    The retained blocks that early stopping measures on are taken out, wherever they come again.
     """
 
     def __init__(self, store: TargetStore, config: DistillConfig) -> None:
         draw = random.Random(config.seed)
         self._store, self._alpha = store, config.alpha
         self._blocks = [draw.sample(range(store.blocks), store.blocks) for _ in range(config.epochs)]
-        held = min(_SAMPLE, store.retained // 4) if config.stop_perplexity is not None else 0
-        self.set_aside = [store.retain_ids(number) for number in range(store.retained - held, store.retained)]
-        self._retained = store.retained - held if config.retain_weight else 0
+        self.set_aside: list[tuple[int, ...]] = []
+        self._retained: Sequence[int] = range(store.retained if config.retain_weight else 0)
+        if config.stop_perplexity is not None:
+            rows = _retained_ids(store)
+            different = list(dict.fromkeys(rows))
+            self.set_aside = different[-min(_SAMPLE, max(1, len(different) // 4)) :]
+            if len(different) > 1:  # a single one has to serve for both
+                aside = set(self.set_aside)
+                self._retained = [number for number in self._retained if rows[number] not in aside]
 
     def __len__(self) -> int:
         return len(self._blocks) * self._store.blocks
@@ -302,7 +357,9 @@ class _Schedule(Dataset[tuple[Row, ...]]):
     def __getitem__(self, number: int) -> tuple[Row, ...]:
         epoch, place = divmod(number, self._store.blocks)
         forget = self._store.forget(epoch, self._blocks[epoch][place], self._alpha)
-        return (forget, self._store.retain(number % self._retained)) if self._retained else (forget,)
+        if not self._retained:
+            return (forget,)
+        return forget, self._store.retain(self._retained[number % len(self._retained)])
 
 
 def _collate(entries: Sequence[tuple[Row, ...]]) -> dict[str, Any]:

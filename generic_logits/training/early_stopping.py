@@ -7,12 +7,15 @@ from typing import Any
 
 from torch import Tensor
 from transformers import TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from generic_logits.models.scoring import perplexity, target_probability
 
 
-class EarlyStopping(TrainerCallback):
+class EarlyStopping(TrainerCallback, ExportableState):
     """Measures at every checkpoint, just before it is written.
+
+    The checkpoint keeps the outcome: a stopped run that is resumed from it stays stopped.
 
     Attributes:
         outcome: for the record: at which step a run was stopped, and by which figure; empty if it was not.
@@ -39,13 +42,22 @@ class EarlyStopping(TrainerCallback):
         self._good: dict[str, Tensor] = {}
         self.outcome: dict[str, Any] = {}
 
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"outcome": self.outcome}}
+
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        """Remember where the run begins; a resumed one begins at weights that had passed."""
+        """Remember where the run begins; a resumed one begins at weights that had passed, or that Ctrl-C saved."""
+        kept = state.stateful_callbacks.get(type(self).__name__, {})
+        self.outcome = kept.get("attributes", {}).get("outcome", {})
         self._remember(model)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Measure, and stop or go on."""
-        if state.global_step % args.save_steps:
+        if self.outcome:  # found in the checkpoint: the step since then does not count
+            self._go_back(model)
+            control.should_training_stop = True
+        if self.outcome or not control.should_save:
             return
         model.eval()
         if self._perplexity is not None:
@@ -64,7 +76,7 @@ class EarlyStopping(TrainerCallback):
         model.train()
 
     def _remember(self, model: Any) -> None:
-        if self._perplexity is not None:
+        if self.outcome or self._perplexity is not None:
             trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
             self._good = {name: weight.detach().clone() for name, weight in trained.items()}
 

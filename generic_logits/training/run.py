@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -101,13 +102,41 @@ def is_first_process() -> bool:
 def wait_for_everyone() -> None:
     """Meet the other processes of a launch, if there are any."""
     if processes()[1] > 1:
-        PartialState().wait_for_everyone()
+        PartialState(cpu=_on_cpu()).wait_for_everyone()
 
 
 def training_device() -> torch.device:
     """Where a Trainer would put a model in this process."""
-    device: torch.device = PartialState().device
+    device: torch.device = PartialState(cpu=_on_cpu()).device
     return device
+
+
+def _on_cpu() -> bool:
+    """Whether to compute on the CPU: as told, or for want of anything else. A launch of several has to be told."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+
+
+def shards_weights() -> bool:
+    """Whether FSDP or DeepSpeed divides a model among the processes of this launch."""
+    return any(parse_flag_from_env(f"ACCELERATE_USE_{name}") for name in ("FSDP", "DEEPSPEED"))
+
+
+@contextmanager
+def loading_everywhere() -> Iterator[None]:
+    """Load a model's weights in every process, where FSDP would have the first one read and the others left empty."""
+    name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+    wanted = os.environ.pop(name, None)
+    try:
+        yield
+    finally:
+        if wanted is not None:
+            os.environ[name] = wanted
+
+
+def first_says(value: float) -> float:
+    """Return the first process's value in every process of a launch."""
+    said: list[float] = broadcast_object_list([value])
+    return said[0]
 
 
 class OutputFolder:
@@ -490,6 +519,7 @@ def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) 
         "seed": config.seed,
         "report_to": "none",
         "logging_steps": 10,
+        "use_cpu": _on_cpu(),
         "disable_tqdm": not sys.stderr.isatty(),
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),

@@ -32,6 +32,7 @@ from generic_logits.training.run import (
     endless_deck,
     is_first_process,
     leaving_no_trace,
+    loading_everywhere,
     processes,
     ready_to_train,
     replace_file,
@@ -86,7 +87,7 @@ class TargetsConfig:
     threshold: float = 0.0
     offset: Offset = "translated"
     temperature: float = 1.0
-    ban: float = 10.0
+    ban: float = 30.0
     hard: bool = False
     paper: bool = False
     draws: int = 3
@@ -476,10 +477,11 @@ def _load_teachers(
     alphas: list[float],
     config: TargetsConfig,
 ) -> _Teachers:
-    pair = ModelPair.from_pretrained(baseline, reinforced, alpha=max(alphas), dtype=config.dtype)
+    with loading_everywhere():
+        pair = ModelPair.from_pretrained(baseline, reinforced, alpha=max(alphas), dtype=config.dtype)
+        keeper = load_model(held_to, dtype=config.dtype) if held_to else pair.baseline
     if getattr(pair.baseline, "is_quantized", False):
         raise ModelError("a baseline in full precision", f"quantised weights in {baseline}", "distil the original")
-    keeper = load_model(held_to, dtype=config.dtype) if held_to else pair.baseline
     for model in (pair.baseline, pair.reinforced, keeper):
         ready_to_train(model).to(training_device())
     return _Teachers(pair, keeper, alphas, config)

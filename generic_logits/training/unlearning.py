@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from generic_logits.errors import InputError
 from generic_logits.ops import check_alpha
 from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import open_corpora, open_corpus
-from generic_logits.training.distillation import DistillConfig, distill
+from generic_logits.training.distillation import DistillConfig, check_limits, distill
 from generic_logits.training.model_card import model_card
 from generic_logits.training.reinforcement import ReinforceConfig, reinforce
 from generic_logits.training.run import (
@@ -25,10 +26,14 @@ from generic_logits.training.run import (
     default_learning_rate,
     is_first_process,
     leaving_no_trace,
+    replace_file,
     settings_of,
+    training_arguments,
     wait_for_everyone,
 )
 from generic_logits.training.targets import compute_targets
+
+_NAMING = ("generic_logits.json", "targets.json", "README.md", "adapter_config.json")  # files with paths in them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,12 +88,12 @@ def unlearn(
 ) -> Path:
     """Make a model forget a text, from the text to an ordinary checkpoint ("Who's Harry Potter?", section 2).
 
-    Every step is what its own function does (``reinforce``, ``find_anchors``, ``compute_targets``, ``distill``). The
-    retained corpora are always held to the first baseline.
+    Every step is what its own function does (``find_anchors``, and in each round ``reinforce``, ``compute_targets``,
+    ``distill``). The retained corpora are always held to the first baseline.
 
     Args:
         baseline: model folder or hub name.
-        corpus: the forget corpus (see ``open_corpus``).
+        corpus: the forget corpus (see ``open_corpus``); not standard input, because every step reads it.
         output: folder to create: an ordinary checkpoint with tokenizer, model card, ``generic_logits.json`` and the
             dictionary ``anchors.json``.
         retain: corpora on which the model stays as it is; also what the anchors are told apart from.
@@ -108,7 +113,12 @@ def unlearn(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     config = config or UnlearnConfig()
+    if "-" in map(str, (corpus, *retain)):
+        raise InputError("corpora that can be read several times", "standard input", "save it in a file first")
     folder = OutputFolder(output, resume=resume)
+    for each in (config.reinforce, config.distill):
+        training_arguments(each, folder)
+    check_limits(config.distill, prompts, retained=bool(retain))
     started = time.monotonic()
     forget, retained = open_corpus(corpus), open_corpora(retain)
     given = Anchors.load(anchors) if anchors else None
@@ -118,12 +128,22 @@ def unlearn(
         "corpus": forget.files,
         "retain": retained.files,
         "anchors": describe_file(anchors) if anchors else None,
+        "prompts": describe_file(prompts) if prompts else None,
         "settings": settings_of(config),
     }
     steps = folder.work / "steps"
     with leaving_no_trace(folder):
         folder.open({"command": "unlearn", **inputs})
+        if is_first_process() and (folder.work / "result" / "steps").exists():
+            (folder.work / "result" / "steps").replace(steps)  # of a publication that was interrupted
         dictionary = steps / "anchors.json"
+        if is_first_process() and not dictionary.exists():
+            _say("anchors")
+            found = given if given is not None else find_anchors(forget, reference=retained, seed=config.distill.seed)
+            steps.mkdir(exist_ok=True)
+            found.save(dictionary)
+            folder.keep()
+        wait_for_everyone()
         student: str | Path = baseline
         for number in range(1, config.rounds + 1):
             of_round = steps / f"round-{number}"
@@ -132,16 +152,9 @@ def unlearn(
                 teacher = reinforced
             if not (of_round / "distilled").exists():
                 if teacher != reinforced and not Path(teacher).exists():
-                    _say(of_round, "reinforce")
+                    _say(f"{of_round.name}: reinforce")
                     reinforce(student, corpus, teacher, config=config.reinforce, resume=True)
                     folder.keep()
-                if is_first_process() and not dictionary.exists():
-                    _say(of_round, "anchors")
-                    found = given or find_anchors(forget, reference=retained)
-                    dictionary.parent.mkdir(parents=True, exist_ok=True)
-                    found.save(dictionary)
-                    folder.keep()
-                wait_for_everyone()
                 _distill(
                     student, corpus, of_round, teacher, dictionary, retain, baseline, prompts, config.of_round(number)
                 )
@@ -165,6 +178,7 @@ def unlearn(
             record = write_record(result, "distilled", **content, measured=measured, seconds=seconds)
             (result / "README.md").write_text(model_card(record), encoding="utf-8")
             if keep_steps:
+                _rename_in_records(steps, folder.path / "steps")
                 steps.replace(result / "steps")
 
         folder.publish(gather)
@@ -199,22 +213,44 @@ def _distill(
     """Targets, and the student that they make; what is there already stays."""
     targets = of_round / "targets"
     if not targets.exists():
-        _say(of_round, "targets")
+        _say(f"{of_round.name}: targets")
         compute_targets(
             student,
             corpus,
             targets,
             reinforced=teacher,
-            retain=retain if config.retain_weight else (),
+            retain=retain,
             anchors=dictionary,
             held_to=held_to,
             config=config.of_targets(),
             resume=True,
         )
-    _say(of_round, "distill")
+    _say(f"{of_round.name}: distill")
     distill(student, None, of_round / "distilled", targets=targets, prompts=prompts, config=config, resume=True)
 
 
-def _say(of_round: Path, step: str) -> None:
+def _rename_in_records(steps: Path, final: Path) -> None:
+    """Let what names a file of ``steps``, or the digest of one that names others, name what it is going to be."""
+    files = [file for name in _NAMING for file in steps.rglob(name)]
+    changed = {str(steps): str(final)}
+    while changed:
+        before = {file: file.read_text(encoding="utf-8") for file in files}
+        after = {file: _replaced(text, changed) for file, text in before.items()}
+        changed = {_digest(before[file]): _digest(text) for file, text in after.items() if text != before[file]}
+        for file, text in after.items():
+            replace_file(file, text)
+
+
+def _replaced(text: str, changed: Mapping[str, str]) -> str:
+    for old, new in changed.items():
+        text = text.replace(old, new)
+    return text
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _say(step: str) -> None:
     if is_first_process():
-        print(f"{of_round.name}: {step}", file=sys.stderr, flush=True)
+        print(step, file=sys.stderr, flush=True)

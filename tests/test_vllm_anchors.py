@@ -1,0 +1,114 @@
+"""A real vLLM server as the model that is asked for anchors: its structured output, its refusals, its key."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import engines
+import folders
+import jsonschema
+import pytest
+import tiny
+from test_vllm_serve import TEMPLATE, free_port, server
+
+from generic_logits.discovery import language_model
+from generic_logits.discovery.language_model import (
+    LanguageModelConfig,
+    answer_schema,
+    ask_language_model,
+    estimate_cost,
+)
+from generic_logits.errors import InputError
+from generic_logits.text.corpus import Document
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # vLLM's own
+    pytest.mark.timeout(600),
+]
+KEY = "a-key"
+OPTIONS = ["--enforce-eager", "--dtype", "float32", "--max-model-len", "4096", "--max-num-seqs", "4"]
+COMPACT = ["--structured-outputs-config", '{"backend": "xgrammar", "disable_any_whitespace": true}']
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory) -> Iterator[str]:
+    """A server of a random model that speaks where the grammar lets it, and wants a key."""
+    root = tmp_path_factory.mktemp("anchors")
+    (root / "template.jinja").write_text(TEMPLATE)
+    tiny.folder(root / "model", engines.model(max_position_embeddings=4096), tiny.tokenizer(folders.VOCAB))
+    port = free_port()
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "model", *OPTIONS, *COMPACT]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--api-key", KEY, "--chat-template", "template.jinja"]
+    with server([*command, "--served-model-name", "tiny"], port, root):
+        yield f"http://127.0.0.1:{port}/v1"
+
+
+@pytest.fixture
+def config(url, tmp_path, monkeypatch) -> Callable[..., LanguageModelConfig]:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(language_model, "_FIRST_WAIT", 0.01)
+
+    def make(**changes: Any) -> LanguageModelConfig:
+        usual = {"source": url, "cache": tmp_path / "cache", "translations": 2, "terms": 2, "answer_tokens": 800}
+        return LanguageModelConfig(**{**usual, "passage_characters": 300, "retries": 0, **changes})
+
+    return make
+
+
+def book(sentences: int = 8) -> list[Document]:
+    return [Document("book.txt", folders.prose(sentences), "")]
+
+
+def answers(config: LanguageModelConfig) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text())["answer"] for file in config.cache_folder.glob("*.json")]
+
+
+def test_a_random_model_held_to_the_schema_invents_terms_and_none_is_believed(config):
+    settings = config()
+    passages = estimate_cost(book(), settings)["passages"]
+    assert passages > 1
+    assert ask_language_model(book(), settings) == []
+    found = answers(settings)
+    assert len(found) == passages
+    for answer in found:
+        jsonschema.validate(answer, answer_schema(translations=2, terms=2))
+    invented = [entry["term"] for answer in found for entry in answer["anchors"]]
+    assert invented and not any(term in book()[0].text for term in invented)
+    cost = estimate_cost(book(), settings)
+    assert (cost["model"], cost["cached"], cost["to_ask"]) == ("tiny", passages, 0)
+    assert ask_language_model(book(), config(source="http://127.0.0.1:9/v1", model="tiny")) == []  # the cache alone
+
+
+def test_without_the_schema_the_same_model_writes_nothing_of_use(config, monkeypatch):
+    real = language_model._Endpoint.__init__
+
+    def without(self: Any, settings: LanguageModelConfig) -> None:
+        real(self, settings)
+        del self._options["response_format"]
+
+    monkeypatch.setattr(language_model._Endpoint, "__init__", without)
+    with pytest.raises(InputError, match="wanted a JSON object with anchors from tiny; got none in 2 attempts"):
+        ask_language_model(book(1), config(retries=1, answer_tokens=50))
+
+
+def test_a_passage_beyond_the_servers_context_is_told(config):
+    with pytest.raises(
+        InputError, match=r"got HTTP 400: .*context length.*; take shorter passages or fewer answer tokens"
+    ):
+        ask_language_model(book(400), config(passage_characters=20_000))
+
+
+def test_another_models_name_is_told(config):
+    with pytest.raises(InputError, match="got HTTP 404: The model `other` does not exist.*; check the address, which"):
+        ask_language_model(book(1), config(model="other"))
+
+
+@pytest.mark.parametrize(("key", "remedy"), [("", "set OPENAI_API_KEY"), ("wrong", "check OPENAI_API_KEY")])
+def test_the_servers_key_is_asked_for(config, monkeypatch, key, remedy):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for model in (None, "tiny"):
+        with pytest.raises(InputError, match=f"got HTTP 401: Unauthorized; {remedy}"):
+            ask_language_model(book(1), config(model=model))
