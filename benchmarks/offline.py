@@ -18,9 +18,8 @@ from benchmarks.table import Row, rows_of
 from generic_logits import DistillConfig, ModelPair, TargetsConfig
 from generic_logits.ops import correct_logits
 from generic_logits.text.alignment import TranslatedBlock
-from generic_logits.training import distillation
+from generic_logits.training import distillation, targets
 from generic_logits.training import target_store as store
-from generic_logits.training.targets import Teachers
 
 ALPHA = 5.0
 SPREAD = 0.2  # of the weights: logits as peaked as a language model's
@@ -57,8 +56,8 @@ def translated(ids: list[int], vocab: int) -> TranslatedBlock:
 
 def _targets(pair: ModelPair, blocks: list[TranslatedBlock], rounds: int, size: str, folder: Path) -> list[Row]:
     def compute(hard: bool) -> Any:
-        teachers = Teachers(pair, pair.baseline, [ALPHA], TargetsConfig(alpha=ALPHA, hard=hard))
-        rows = [(block.token_ids, *of_row) for block, of_row in zip(blocks, teachers.on_forget(blocks), strict=True)]
+        teachers = targets._Teachers(pair, pair.baseline, [ALPHA], TargetsConfig(alpha=ALPHA, hard=hard))
+        rows = _rows(teachers, blocks)
         store.write_shard(folder / "rows.safetensors", rows)
         return rows
 
@@ -67,7 +66,7 @@ def _targets(pair: ModelPair, blocks: list[TranslatedBlock], rounds: int, size: 
             for model, name in ((pair.baseline, "translated_ids"), (pair.reinforced, "token_ids")):
                 model(torch.tensor([getattr(block, name) for block in blocks]), use_cache=False)
 
-    labels = [named[store.target_name("labels", ALPHA)] for _, _, named in compute(hard=True)]
+    labels = [by_alpha[ALPHA].fields["labels"] for _, by_alpha in compute(hard=True)]
     if not all(map(torch.equal, labels, map(lambda block: plain_labels(pair, block), blocks))):
         raise SystemExit(f"offline, {size}: hard targets differ from the plain expression")
     variants: dict[str, Callable[[], Any]] = {
@@ -76,6 +75,10 @@ def _targets(pair: ModelPair, blocks: list[TranslatedBlock], rounds: int, size: 
         "hard targets": lambda: compute(hard=True),
     }
     return rows_of(_times(variants, rounds), size, "s", "two forward passes")
+
+
+def _rows(teachers: targets._Teachers, blocks: list[TranslatedBlock]) -> list[Any]:
+    return [(block.token_ids, by_alpha) for block, by_alpha in zip(blocks, teachers.on_forget(blocks), strict=True)]
 
 
 @torch.no_grad()
@@ -94,7 +97,7 @@ def plain_labels(pair: ModelPair, block: TranslatedBlock) -> Tensor:
             labels.append(correct_logits(row, r[position], ALPHA, backend="reference").argmax())
         elif position in rest:
             row = r[position].clone()
-            row[list(rest[position])] -= 10
+            row[list(rest[position])] -= TargetsConfig().ban
             labels.append(row.argmax())
     return torch.stack(labels).to(torch.int32)
 
@@ -103,17 +106,16 @@ def _step(
     pair: ModelPair, blocks: list[TranslatedBlock], ids: Tensor, rounds: int, size: str, folder: Path
 ) -> list[Row]:
     config = DistillConfig(alpha=ALPHA, full=True)
-    teachers = Teachers(pair, pair.baseline, [ALPHA], config.of_targets())
-    rows = [(block.token_ids, *of_row) for block, of_row in zip(blocks, teachers.on_forget(blocks), strict=True)]
-    store.write_shard(folder / "step.safetensors", rows)
-    shard = store.Shard(folder / "step.safetensors")
+    teachers = targets._Teachers(pair, pair.baseline, [ALPHA], config.of_targets())
+    store.write_shard(folder / "step.safetensors", _rows(teachers, blocks))
+    shard = store._Shard(folder / "step.safetensors")
     student = pair.baseline.train()
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6)
 
     def loss(kind: str) -> Tensor:
         if kind == "fine-tuning step":
             return student(input_ids=ids, labels=ids, use_cache=False).loss
-        batch = distillation.collate([(shard.row(number, ALPHA, hard=False),) for number in range(len(blocks))])
+        batch = distillation._collate([(shard.row(number, ALPHA, hard=False),) for number in range(len(blocks))])
         logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
         return distillation.distance_to(logits, batch, "forget")
 
@@ -123,19 +125,24 @@ def _step(
         optimizer.zero_grad()
 
     with torch.no_grad():
-        _check_loss(float(loss("distillation step")), student, teachers, blocks, size)
+        _check_loss(float(loss("distillation step")), student, pair, blocks, size)
     names = ("fine-tuning step", "distillation step")
     variants: dict[str, Callable[[], Any]] = {name: lambda name=name: step(name) for name in names}
     return rows_of(_times(variants, rounds), size, "s", "fine-tuning step")
 
 
-def _check_loss(got: float, student: Any, teachers: Teachers, blocks: list[TranslatedBlock], size: str) -> None:
+def _check_loss(got: float, student: Any, pair: ModelPair, blocks: list[TranslatedBlock], size: str) -> None:
     """Compare with the KL to the whole distributions, of which the stored ones leave out at most the tail."""
     kl, count = 0.0, 0
-    for block, (positions, values) in zip(blocks, teachers.logits_on_forget(blocks), strict=True):
+    for block in blocks:
+        g, r = (
+            model(torch.tensor([ids])).logits[0]
+            for model, ids in ((pair.baseline, block.translated_ids), (pair.reinforced, block.token_ids))
+        )
+        positions, values = targets.block_targets(g, r, block, ALPHA, TargetsConfig(alpha=ALPHA))
         wanted = values.double().log_softmax(-1)
         log_probs = student(torch.tensor([block.token_ids])).logits[0, positions].double().log_softmax(-1)
-        kl += float((wanted.exp() * (wanted - log_probs)).sum())
+        kl += float((wanted.exp() * (wanted - log_probs)).nan_to_num(0).sum())
         count += len(positions)
     if not 0.8 * kl / count <= got <= 1.01 * kl / count:
         raise SystemExit(f"offline, {size}: a distance of {got:.4f}, of whole distributions {kl / count:.4f}")

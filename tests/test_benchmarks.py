@@ -37,6 +37,11 @@ def test_the_decode_benchmark_writes_checked_rows(tmp_path):
     assert {"baseline", "two models by hand", "processor"} <= {row["name"] for row in rows}
 
 
+def test_the_offline_benchmark_writes_checked_rows(tmp_path):
+    rows = {row["name"] for row in quick_rows("offline", tmp_path / "offline.json")}
+    assert rows == {"two forward passes", "soft targets", "hard targets", "fine-tuning step", "distillation step"}
+
+
 def test_the_vllm_benchmark_writes_checked_rows(tmp_path):
     rows = {row["name"]: row for row in quick_rows("vllm", tmp_path / "vllm.json")}
     timed = {"baseline", "two copies", "shared base", "hf generate", "two engines"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import pty
@@ -25,6 +26,8 @@ from transformers import LlamaForCausalLM
 
 from generic_logits import ModelPair, ReinforceConfig, reinforce
 from generic_logits.cli import COMMANDS, main
+from generic_logits.text.anchors import Anchor, Anchors
+from generic_logits.training.targets import TargetsConfig, compute_targets
 
 TRAIN = ["--epochs", "1", "--block-size", "32", "--batch-size", "8", "--lora-rank", "2"]
 ENVIRONMENT = {
@@ -57,6 +60,7 @@ def root(tmp_path_factory) -> Path:
         (root / "no-weights" / file).write_bytes((root / "baseline" / file).read_bytes())
     config = ReinforceConfig(epochs=4, block_size=32, learning_rate=2e-2, lora_rank=4)
     reinforce(root / "baseline", root / "book.txt", root / "reinforced", config=config)
+    shutil.copytree(root / "baseline", root / "baseline-again")
     shutil.copytree(root / "baseline", root / "cut-off")
     (root / "cut-off" / "model.safetensors").write_bytes((root / "baseline" / "model.safetensors").read_bytes()[:5000])
     shutil.copytree(root / "reinforced", root / "bad-adapter")
@@ -70,6 +74,11 @@ def root(tmp_path_factory) -> Path:
     (root / "binary.txt").write_bytes(b"MZ\0\1")
     (root / "latin.txt").write_bytes("Wer hätte das gedacht?".encode("latin-1"))
     folders.text_file(root / "full" / "note.txt", "already here")
+    Anchors([Anchor(term="Mira Voss", translations=("Anna Bell",))]).save(root / "anchors.json")
+    folders.text_file(root / "prompts.json", json.dumps([{"prompt": "Mira Voss", "target": " opened"}]))
+    folders.text_file(root / "no-prompts.json", json.dumps([{"prompt": "Mira Voss"}]))
+    of_targets = {"reinforced": root / "reinforced", "config": TargetsConfig(block_size=32)}
+    compute_targets(root / "baseline", root / "book.txt", root / "targets", **of_targets)
     folders.settle()
     return root
 
@@ -96,6 +105,9 @@ def command(*words: str) -> list[str]:
 GENERATE = ["generate", "@baseline", "--reinforced", "@reinforced", "--max-new-tokens", "8"]
 REINFORCE = ["reinforce", "@baseline", "@book.txt", "-o", "out", *TRAIN]
 DISTILL = ["distill", "@baseline", "@book.txt", "--reinforced", "@reinforced", "-o", "out", *TRAIN]
+LATER = ["distill", "@baseline", "--targets", "@targets", "-o", "out", *TRAIN[:2], *TRAIN[4:]]
+TARGETS = ["targets", "@baseline", "@book.txt", "--reinforced", "@reinforced", "-o", "out", "--block-size", "32"]
+UNLEARN = ["unlearn", "@baseline", "@book.txt", "--anchors", "@anchors.json", "-o", "out", *TRAIN]
 
 
 def with_word(words: list[str], old: str, new: str) -> list[str]:
@@ -127,17 +139,32 @@ def test_the_command_alone_and_with_help_lists_its_commands(call):
 
 
 def test_the_examples_work_as_they_stand(root, tmp_path, monkeypatch, capfd):
-    for name in ("baseline", "book.txt", "others"):
+    for name in ("baseline", "book.txt", "others", "anchors.json"):
         (tmp_path / name).symlink_to(root / name)
     monkeypatch.chdir(tmp_path)
-    for name in ("reinforce", "generate", "distill"):
+    for name in ("reinforce", "generate", "distill", "targets"):
         example = COMMANDS[name].EXAMPLE
         program, *words = shlex.split(example.removeprefix("Example: "))
         assert example.startswith("Example: ") and (program, words[0]) == ("generic-logits", name)
         with pytest.raises(SystemExit) as caught:
             main(words)
         assert caught.value.code == 0 and not capfd.readouterr().err
-    assert {"reinforced", "unlearned"} <= {file.name for file in tmp_path.iterdir()}
+    assert {"reinforced", "unlearned", "targets"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_the_example_of_unlearn_works_as_it_stands(root, tmp_path, monkeypatch, capfd):
+    for name in ("baseline", "book.txt", "others"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(COMMANDS["unlearn"].EXAMPLE.removeprefix("Example: generic-logits "))
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 0
+    steps = [f"round-{number}: {step}" for number in (1, 2) for step in ("reinforce", "targets", "distill")]
+    assert capfd.readouterr().err.splitlines() == ["anchors", *steps]
+    assert {"anchors.json", "README.md", "model.safetensors"} <= {
+        file.name for file in (tmp_path / "unlearned").iterdir()
+    }
 
 
 # --- generate ---------------------------------------------------------------------------------------------------------
@@ -223,7 +250,9 @@ def test_ctrl_c_stops_generate_with_the_next_token(call, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "kind"), [(REINFORCE, "reinforced"), (DISTILL, "distilled")], ids=lambda each: each[0]
+    ("words", "kind"),
+    [(REINFORCE, "reinforced"), (DISTILL, "distilled"), (LATER, "distilled")],
+    ids=["reinforce", "distill", "distill from targets"],
 )
 def test_training_prints_its_record_as_json_and_nothing_else(call, tmp_path, words, kind):
     answer = call(*words, "--json")
@@ -241,6 +270,84 @@ def test_training_prints_what_it_measured_as_a_table(call):
         assert expected in answer.out
 
 
+def test_targets_prints_what_it_computed_as_json_or_as_a_table(root, call, tmp_path):
+    words = [*TARGETS, "--anchors", "@anchors.json", "--retain", "@others", "--alpha", "2", "--alpha", "0.5"]
+    answer = call(*words, "--json")
+    printed = json.loads(answer.out)
+    assert (answer.status, answer.err) == (0, "") and printed.pop("output") == "out"
+    assert printed == json.loads((tmp_path / "out" / "targets.json").read_text())
+    assert printed["alphas"] == [0.5, 2.0] and printed["draws"] == 3
+    assert [each["file"] for each in printed["retain"]] == [str(root / "others" / "kept.md")]
+    table = call(*with_word(words, "out", "out2"))
+    assert (table.status, table.err) == (0, "") and "\x1b" not in table.out
+    for expected in ("out2", "forget blocks", f"{printed['blocks']} x 3", "retained blocks", "0.5, 2", "megabytes"):
+        assert expected in table.out
+
+
+def test_stored_targets_are_learned_from(root, call, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    at_once = call(*DISTILL, "--retain", "@others", "--json")
+    paths = ["--retain", "@others", "--alpha", "5", "--alpha", "1"]
+    assert call(*with_word(TARGETS, "out", "elsewhere/targets"), *paths).status == 0
+    later = call(*with_word(with_word(LATER, "@targets", "elsewhere/targets"), "out", "later"), "--json")
+    assert (at_once.status, later.status, later.err) == (0, 0, "")
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "later"))
+    assert one == other
+    ours, theirs = (json.loads(answer.out)["settings"] for answer in (at_once, later))
+    assert ours == theirs
+
+
+def test_a_corpus_may_come_from_standard_input(root, call, tmp_path, monkeypatch):
+    assert call(*DISTILL).status == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((root / "book.txt").read_bytes())))
+    answer = call(*with_word(with_word(DISTILL, "@book.txt", "-"), "out", "piped"))
+    assert (answer.status, answer.err) == (0, "")
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "piped"))
+    assert one == other
+
+
+def test_distill_goes_several_rounds(root, call, tmp_path):
+    words = [*DISTILL, "--anchors", "@anchors.json", "--rounds", "2", "--later-alpha", "1.5", "--later-rate", "0.5"]
+    answer = call(*words, "--learning-rate", "0.002", "--json")
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)
+    assert [each["settings"]["alpha"] for each in found["rounds"]] == [5.0, 1.5]
+    assert [each["settings"]["learning_rate"] for each in found["rounds"]] == [0.002, 0.001]
+    record = json.loads((root / "reinforced" / "generic_logits.json").read_text())
+    assert found["settings"]["reinforce"] == record["settings"]
+    assert found["reinforced"]["source"] == str(root / "reinforced")
+
+
+def test_every_setting_of_unlearn_reaches_its_steps(call, tmp_path):
+    both = {"learning_rate": 0.002, "batch_size": 3, "gradient_accumulation": 2, "block_size": 24}
+    both |= {"lora_rank": 3, "save_steps": 7, "dtype": "float32", "seed": 11}
+    targets = {"alpha": 1.5, "space": "logprobs", "threshold": 0.25, "offset": "original", "temperature": 1.5}
+    targets |= {"ban": 3.0, "draws": 2, "tail": 0.1, "teacher_batch_size": 4}
+    distilling = {"epochs": 2, "retain_weight": 0.5, "stop_familiarity": 1e-9, "stop_perplexity": 1e9}
+    rounds = {"rounds": 1, "later_alpha": 1.0, "later_rate": 0.5}
+    options = {**both, **targets, **distilling, **rounds, "reinforce_epochs": 1}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words += ["--retain", "@others", "--prompts", "@prompts.json", "--full", "--hard", "--trainer", "weight_decay=0.5"]
+    answer = call(*UNLEARN[:7], *words, "--json")
+    assert answer.status == 0, answer.err
+    found = json.loads(answer.out)["settings"]
+    trained = {**both, "full": True, "trainer_options": {"weight_decay": 0.5}}
+    assert found["reinforce"] == {**trained, "epochs": 1}
+    assert found["distill"] == {**trained, **targets, **distilling, "hard": True, "paper": False}
+    assert {name: found[name] for name in rounds} == rounds
+
+
+@pytest.mark.parametrize("command", ["targets", "distill", "unlearn"])
+def test_paper_alone_makes_hard_labels(call, command, tmp_path):
+    words = {"targets": TARGETS, "distill": DISTILL, "unlearn": [*UNLEARN, "--rounds", "1"]}[command]
+    words = [word for word in words if word not in TRAIN[2:4]] + ["--block-size", "24", "--paper", "--json"]
+    answer = call(*words)
+    assert answer.status == 0, answer.err
+    settings = json.loads(answer.out)["settings"]
+    settings = settings.get("distill", settings)
+    assert settings["paper"] is True and settings["hard"] is True
+
+
 def test_every_setting_reaches_the_training(call, tmp_path):
     settings = {
         **{"epochs": 1, "learning_rate": 0.002, "batch_size": 3, "gradient_accumulation": 2, "block_size": 24},
@@ -251,14 +358,19 @@ def test_every_setting_reaches_the_training(call, tmp_path):
     expected = {**settings, "full": True, "trainer_options": {"weight_decay": 0.5, "lr_scheduler_type": "constant"}}
     assert call("reinforce", "@baseline", "@book.txt", "-o", "out", *words, *more).status == 0
     assert json.loads((tmp_path / "out" / "generic_logits.json").read_text())["settings"] == expected
-    own = ["--alpha", "1.5", "--space", "logprobs", "--threshold", "0.25", "--hard", "--retain-weight", "0.5"]
+    own_settings = {"alpha": 1.5, "space": "logprobs", "threshold": 0.25, "offset": "original", "temperature": 1.5}
+    own_settings |= {"ban": 3.0, "draws": 2, "tail": 0.1, "teacher_batch_size": 4, "retain_weight": 0.5}
+    own_settings |= {"stop_familiarity": 1e-9, "stop_perplexity": 1e9}
+    own = [word for name, value in own_settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    own += ["--hard", "--prompts", "@prompts.json", "--anchors", "@anchors.json", "--held-to", "@baseline-again"]
     retain = ["--retain", "@others", "--retain", "@others/kept.md"]
     paths = ["distill", "@baseline", "@book.txt", "--reinforced", "@reinforced", "-o", "out2"]
     assert call(*paths, *words, *more, *own, *retain).status == 0
     record = json.loads((tmp_path / "out2" / "generic_logits.json").read_text())
-    own_settings = {"alpha": 1.5, "space": "logprobs", "threshold": 0.25, "hard": True, "retain_weight": 0.5}
-    assert record["settings"] == {**expected, **own_settings}
+    assert record["settings"] == {**expected, **own_settings, "hard": True, "paper": False}
     assert len(record["retain"]) == 2
+    assert record["anchors"]["file"].endswith("anchors.json") and record["prompts"]["file"].endswith("prompts.json")
+    assert record["held_to"]["source"].endswith("baseline-again")
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -298,7 +410,10 @@ BAD: dict[str, tuple[list[str], str]] = {
         "wanted a corpus with text in it; got only white",
     ),
     "blank corpus": (with_word(DISTILL, "@book.txt", "@blank"), "wanted a corpus with text in it; got only white sp"),
-    "folder without texts": (with_word(REINFORCE, "@book.txt", "@no-texts"), "wanted a folder with .txt or .md files"),
+    "folder without texts": (
+        with_word(REINFORCE, "@book.txt", "@no-texts"),
+        "wanted a folder with .txt, .md, .jsonl or .par",
+    ),
     "binary corpus": (
         with_word(REINFORCE, "@book.txt", "@binary.txt"),
         "(NUL byte at offset 2); give a plain-text fil",
@@ -309,6 +424,72 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "latin-1 retained": ([*DISTILL, "--retain", "@latin.txt"], "with byte 0xe4 at offset 5; convert it, for example"),
     "no retained": ([*DISTILL, "--retain", "nowhere"], "got nothing at nowhere; check the path"),
+    # targets, anchors and prompts
+    "neither corpus nor targets": (
+        ["distill", "@baseline", "-o", "out"],
+        "wanted a corpus and a reinforced model, or else targets; got neither; give what is missing, or targets comp",
+    ),
+    "corpus and targets": (
+        [*DISTILL, "--targets", "@targets"],
+        "got targets and corpus, reinforced; leave those out: they are in the targets",
+    ),
+    "targets and retained": ([*LATER, "--retain", "@others"], "got targets and retain; leave those out: they are in"),
+    "no targets": (with_word(LATER, "@targets", "nowhere"), "wanted a folder of targets; got nowhere without targets"),
+    "targets that are no targets": (with_word(LATER, "@targets", "@others"), "wanted a folder of targets; got "),
+    "alpha that is not stored": ([*LATER, "--alpha", "2"], "targets holds; got 2; choose 5, or compute it"),
+    "targets of another baseline": (
+        with_word(LATER, "@baseline", "@other-base"),
+        "wanted the baseline that the targets were computed for; got targets of ",
+    ),
+    "rounds without anchors": (
+        [*DISTILL, "--rounds", "2"],
+        "wanted CORPUS, --reinforced and --anchors, without --targets and --held-to, for several rounds; got other",
+    ),
+    "rounds from targets": ([*LATER, "--rounds", "2"], "wanted CORPUS, --reinforced and --anchors, without --targets"),
+    "rounds without a record": (
+        [*with_word(DISTILL, "@reinforced", "@baseline"), "--rounds", "2", "--anchors", "@anchors.json"],
+        "wanted a reinforced model with its record generic_logits.json; got none in ",
+    ),
+    "no rounds": ([*UNLEARN, "--rounds", "0"], "Invalid value for '--rounds': "),
+    "no anchors file": ([*DISTILL, "--anchors", "nowhere.json"], "wanted an anchors file; got nowhere.json: "),
+    "wrong anchors file": ([*TARGETS, "--anchors", "@prompts.json"], "wanted anchors of schema 1 in "),
+    "wrong anchors to unlearn": (with_word(UNLEARN, "@anchors.json", "@prompts.json"), "wanted anchors of schema 1 in"),
+    "no prompts file": ([*DISTILL, "--prompts", "nowhere.json"], "wanted a prompt file; got nowhere.json: "),
+    "wrong prompts file": (
+        [*LATER, "--prompts", "@no-prompts.json", "--stop-familiarity", "0.1"],
+        'wanted a JSON list of {"prompt": ..., "target": ...}; got ',
+    ),
+    "wrong prompts to unlearn": (
+        [*UNLEARN, "--prompts", "@no-prompts.json"],
+        'wanted a JSON list of {"prompt": ..., "target": ...}; got ',
+    ),
+    "familiarity without prompts": (
+        [*DISTILL, "--stop-familiarity", "0.1"],
+        "wanted prompts to measure familiarity on; got none; give a prompt file, or leave stop_familiarity out",
+    ),
+    "unlearn familiarity without prompts": (
+        [*UNLEARN, "--stop-familiarity", "0.1"],
+        "wanted prompts to measure familiarity on; got none; give a prompt file, or leave stop_familiarity out",
+    ),
+    "perplexity without retained": (
+        [*DISTILL, "--stop-perplexity", "0.1"],
+        "wanted a retained corpus to measure perplexity on; got none; give one, or leave stop_perplexity out",
+    ),
+    "perplexity without stored retained": (
+        [*LATER, "--stop-perplexity", "0.1"],
+        "wanted targets with retained corpora, to measure perplexity on; got ",
+    ),
+    "unlearn from standard input": (
+        with_word(UNLEARN, "@book.txt", "-"),
+        "wanted corpora that can be read several times; got standard input; save it in a file first",
+    ),
+    "unknown offset": ([*TARGETS, "--offset", "both"], "Invalid value for '--offset': "),
+    "targets alpha below 0": ([*TARGETS, "--alpha", "1", "--alpha", "-1"], "wanted a finite alpha >= 0; got -1.0; 0"),
+    "tail 0": ([*TARGETS, "--tail", "0"], "wanted a tail between 0 and 1; got 0.0; "),
+    "temperature of targets 0": ([*TARGETS, "--temperature", "0"], "wanted a finite temperature above 0; got 0.0; 1 l"),
+    "no draws": ([*TARGETS, "--draws", "0"], "wanted draws of at least 1; got 0; raise draws"),
+    "targets to content": (with_word(TARGETS, "out", "@full"), "wanted an output folder that is new or empty; got "),
+    "later rate 0": ([*UNLEARN, "--later-rate", "0"], "wanted a later rate above 0 and at most 1; got 0.0; 0.3 is us"),
     # the output
     "output below a file": (with_word(REINFORCE, "out", "@book.txt/out"), "wanted a place that can be written; got "),
     "output below /proc": (with_word(REINFORCE, "out", "/proc/new/out"), "wanted a place that can be written; got "),
@@ -374,6 +555,10 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "trainer bad type": (
         [*DISTILL, "--trainer", "warmup_steps=many"],
+        "wanted options that TrainingArguments takes; go",
+    ),
+    "trainer bad type to unlearn": (
+        [*UNLEARN, "--trainer", "warmup_steps=many"],
         "wanted options that TrainingArguments takes; go",
     ),
     "trainer unfit": (

@@ -461,11 +461,15 @@ def test_one_seed_gives_one_result_and_another_seed_another(root, tmp_path, dist
 
 @pytest.mark.parametrize(
     "changes",
-    [{"batch_size": 2, "gradient_accumulation": 2}, {"trainer_options": {"gradient_checkpointing": True}}],
-    ids=["accumulation", "checkpointing"],
+    [
+        {"batch_size": 2, "gradient_accumulation": 2},
+        {"trainer_options": {"gradient_checkpointing": True}},
+        {"trainer_options": {"dataloader_num_workers": 1}},
+    ],
+    ids=["accumulation", "checkpointing", "workers"],
 )
 @pytest.mark.parametrize("settings", [QUICK, FULL], ids=["LoRA", "full"])
-def test_saving_memory_does_not_change_the_result(root, tmp_path, settings, changes):
+def test_saving_memory_or_time_does_not_change_the_result(root, tmp_path, settings, changes):
     draw = torch.Generator().manual_seed(0)
     digits = "".join(map(str, torch.randint(10, (8 * 31,), generator=draw).tolist()))  # 8 blocks of one length
     folders.text_file(tmp_path / "digits.txt", digits)
@@ -830,7 +834,7 @@ def launch(arguments: list[Any], *program: Any, **environment: str) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
         [*map(str, [*launcher, *(program or ("-m", "generic_logits")), *arguments])],
-        env={**ENVIRONMENT, **environment},
+        env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "", **environment},
         capture_output=True,
         text=True,
         timeout=200,

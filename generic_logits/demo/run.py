@@ -75,7 +75,9 @@ def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
     with _timed("find anchors", seconds):
         find_anchors(open_corpus(forget), reference=open_corpus(retain), seed=seed).save(work / "anchors.json")
     with _timed("unlearn", seconds):
-        distillation = DistillConfig(epochs=4, draws=4, learning_rate=1e-3, block_size=256, full=True, seed=seed)
+        distillation = DistillConfig(
+            epochs=4, draws=4, learning_rate=1e-3, block_size=256, full=True, retain_weight=1.0, seed=seed
+        )
         unlearn(
             baseline,
             forget,
@@ -83,7 +85,7 @@ def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
             reinforced=work / "reinforced",
             anchors=work / "anchors.json",
             retain=[retain],
-            config=UnlearnConfig(reinforce=again, distill=distillation),
+            config=UnlearnConfig(rounds=3, later_rate=1.0, reinforce=again, distill=distillation),
         )
     pair = ModelPair.from_pretrained(baseline, work / "reinforced", alpha=ALPHA)
     systems = {

@@ -19,6 +19,7 @@ from generic_logits._record import describe_file, describe_model, write_record
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.pair import load_model, load_tokenizer, share_weights
 from generic_logits.models.scoring import perplexity
+from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import open_corpora, open_corpus
 from generic_logits.text.prompts import encode_prompts, load_prompts
 from generic_logits.training.early_stopping import EarlyStopping
@@ -135,6 +136,8 @@ def distill(
         inputs["reinforced"] = describe_model(str(reinforced))
         forget, retained = open_corpus(str(corpus)), open_corpora(retain)
         inputs["corpus"], inputs["retain"] = forget.files, retained.files
+        if anchors:
+            Anchors.load(anchors)  # refuses one that cannot be used
         inputs["anchors"] = describe_file(anchors) if anchors else None
         inputs["held_to"] = describe_model(held_to or baseline)
     inputs["prompts"] = describe_file(prompts) if prompts else None

@@ -50,7 +50,7 @@ class TrainConfig:
         save_steps: updates between two checkpoints.
         seed: of data order and adapter initialisation.
         trainer_options: further ``transformers.TrainingArguments`` by name: bf16, gradient_checkpointing, report_to,
-            ... Sharded weights (fsdp, deepspeed) are not tested.
+            ... For weights sharded with FSDP see ``docs/fsdp.yaml``; DeepSpeed is not tested.
     """
 
     epochs: int = 3
@@ -562,7 +562,8 @@ def trained_model(trainer: Trainer, build: Callable[[], Any]) -> Any:
 
     Args:
         trainer: after training.
-        build: makes the untrained model again; called on the first process, if the weights are sharded.
+        build: makes the untrained model again, from its files: the trained one is in parts. Called on the first
+            process, if the weights are sharded.
     """
     if not (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         return trainer.accelerator.unwrap_model(trainer.model).eval()
