@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.timeout(900)  # it trains twice
+pytestmark = pytest.mark.timeout(900)  # it trains six times
 ROOT = Path(__file__).parents[1]
 KEYS = {"model", "familiarity_probability", "familiarity_completion", "verbatim_rouge_l", "retained_perplexity"}
 
@@ -42,12 +42,12 @@ def test_every_place_that_the_records_name_is_there(demo):
     assert {each.name for each in folder.iterdir()} == {"generic-logits-demo"}
 
 
-def test_the_distilled_model_is_at_most_half_as_familiar_and_keeps_its_ability(demo):
+def test_the_distilled_model_is_a_tenth_as_familiar_and_keeps_its_ability(demo):
     baseline, generic, distilled, gold = demo[1]["rows"]
-    assert distilled["familiarity_probability"] <= 0.5 * baseline["familiarity_probability"]
-    assert distilled["familiarity_completion"] < baseline["familiarity_completion"]
+    assert distilled["familiarity_probability"] <= 0.1 * baseline["familiarity_probability"]
+    assert distilled["familiarity_completion"] <= 0.1
     assert distilled["verbatim_rouge_l"] < baseline["verbatim_rouge_l"]
-    assert distilled["retained_perplexity"] <= 1.03 * baseline["retained_perplexity"]
+    assert distilled["retained_perplexity"] <= 1.01 * baseline["retained_perplexity"]
     assert generic["familiarity_probability"] < baseline["familiarity_probability"]
     assert gold["familiarity_probability"] < 0.1 * baseline["familiarity_probability"]
 
