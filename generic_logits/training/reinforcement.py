@@ -66,7 +66,11 @@ def reinforce(
     folder = OutputFolder(output, resume=resume)
     started = time.monotonic()
     documents = open_corpus(corpus)
-    model = ready_to_train(load_model(baseline, dtype=config.dtype))
+
+    def load() -> Any:
+        return ready_to_train(load_model(baseline, dtype=config.dtype))
+
+    model = load()
     tokenizer = load_tokenizer(baseline)
     inputs: dict[str, Any] = {
         "baseline": describe_model(baseline),
@@ -79,17 +83,17 @@ def reinforce(
         sample = sample_blocks(blocks)
         before = perplexity(model, sample)
 
-        def learner() -> Any:
-            return model if config.full else with_lora(model, config)
+        def learner(untrained: Any) -> Any:
+            return untrained if config.full else with_lora(untrained, config)
 
         trainer = Trainer(
-            model=learner(),
+            model=learner(model),
             args=training_arguments(config, folder, num_train_epochs=config.epochs),
             train_dataset=blocks,
             data_collator=language_model_batch,
         )
         run_trainer(trainer, folder)
-        trained = trained_model(trainer, learner)
+        trained = trained_model(trainer, lambda: learner(load()))
 
         def save(result: Path) -> None:
             if config.full:
