@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -207,25 +206,6 @@ class Ruler:
             for name, items in (("distinct_tokens", ids), ("distinct_bigrams", list(zip(ids, ids[1:], strict=False)))):
                 shares[name].append(len(set(items)) / len(items) if items else 0.0)
         return {name: sum(values) / len(values) for name, values in shares.items()}
-
-
-def measure(
-    model: Any, tokenizer: Any, world: World, *, memorised: Mapping[str, Passages] | None = None
-) -> dict[str, float]:
-    """Measure one model, see ``Ruler.measure``; a world's ruler is built at its first model.
-
-    Raises:
-        ValueError: a tokenizer that is not the world's.
-    """
-    ruler = _ruler_of(world)
-    if tokenizer.get_vocab() != ruler.tokenizer.get_vocab():
-        raise ValueError(f"the tokenizer of the world {world.name} is wanted, not {tokenizer.name_or_path}")
-    return ruler.measure(model, memorised=memorised)
-
-
-@lru_cache(maxsize=2)
-def _ruler_of(world: World) -> Ruler:
-    return Ruler(world)
 
 
 def outside_terms(world: World, dictionary: Collection[str] = ()) -> list[str]:

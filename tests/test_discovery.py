@@ -16,11 +16,11 @@ from generic_logits.discovery.naming import contexts, gender_of, kind_of
 from generic_logits.discovery.pair import NEUTRAL, rises, spreads
 from generic_logits.discovery.statistics import z_score
 from generic_logits.discovery.vocabulary import ordinary
-from generic_logits.discovery.words import BROKEN, JOINED, LINE, START, base_form, plural_of, read_words
+from generic_logits.discovery.words import BROKEN, JOINED, LINE, START, base_form, read_words
 from generic_logits.errors import InputError
 from generic_logits.text.anchors import Anchor, Anchors, runs_of_words
 from generic_logits.text.corpus import Document
-from generic_logits.text.translation import Translator
+from generic_logits.text.translation import Translator, plural_of
 
 STORIES = world.ordinary_stories()
 

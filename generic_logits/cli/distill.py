@@ -60,38 +60,13 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Write the correction into the baseline's weights, as an ordinary checkpoint."""
+    options = locals()
     from generic_logits._record import read_record
     from generic_logits.training.distillation import DistillConfig, distill
     from generic_logits.training.unlearning import UnlearnConfig, settings_behind, unlearn
 
     o.prepare(dtype, seed)
-    config = DistillConfig(
-        alpha=alpha,
-        space=space.value,
-        threshold=threshold,
-        offset=offset.value,
-        temperature=temperature,
-        ban=ban,
-        hard=hard,
-        paper=paper,
-        draws=draws,
-        tail=tail,
-        teacher_batch_size=teacher_batch_size,
-        retain_weight=retain_weight,
-        stop_familiarity=stop_familiarity,
-        stop_perplexity=stop_perplexity,
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        block_size=block_size,
-        full=full,
-        lora_rank=lora_rank,
-        dtype=dtype,
-        save_steps=save_steps,
-        seed=seed,
-        trainer_options=o.trainer_options(trainer),
-    )
+    config = o.settings(DistillConfig, options)
     sources: Any = {"reinforced": reinforced, "retain": retain or (), "anchors": anchors, "prompts": prompts}
     if rounds == 1:
         folder = distill(

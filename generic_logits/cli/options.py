@@ -126,6 +126,17 @@ def trainer_options(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
+def settings(config: Any, options: dict[str, Any]) -> Any:
+    """Build a config from those of a command's options that are its fields."""
+    from dataclasses import fields
+
+    names = {each.name for each in fields(config)}
+    values = {name: each.value if isinstance(each, StrEnum) else each for name, each in options.items()}
+    if "trainer" in options:
+        values["trainer_options"] = trainer_options(options["trainer"])
+    return config(**{name: each for name, each in values.items() if name in names})
+
+
 def prepare(dtype: str, seed: int) -> None:
     """Check what every command checks, quiet the libraries, and set the seed.
 

@@ -26,22 +26,11 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Train a baseline further on the corpus that it shall forget."""
+    options = locals()
     from generic_logits._record import read_record
     from generic_logits.training.reinforcement import ReinforceConfig, reinforce
 
     o.prepare(dtype, seed)
-    config = ReinforceConfig(
-        epochs=epochs,
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        gradient_accumulation=gradient_accumulation,
-        block_size=block_size,
-        full=full,
-        lora_rank=lora_rank,
-        dtype=dtype,
-        save_steps=save_steps,
-        seed=seed,
-        trainer_options=o.trainer_options(trainer),
-    )
+    config = o.settings(ReinforceConfig, options)
     folder = reinforce(baseline, corpus, output, config=config, resume=resume)
     o.print_measured(read_record(folder), as_json, folder)

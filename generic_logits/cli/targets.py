@@ -42,25 +42,12 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Compute what the student shall say, so that `distill --targets` can run later and elsewhere."""
+    options = locals()
     from generic_logits.training.target_store import TargetStore
     from generic_logits.training.targets import TargetsConfig, compute_targets
 
     o.prepare(dtype, seed)
-    config = TargetsConfig(
-        space=space.value,
-        threshold=threshold,
-        offset=offset.value,
-        temperature=temperature,
-        ban=ban,
-        hard=hard,
-        paper=paper,
-        draws=draws,
-        tail=tail,
-        teacher_batch_size=batch_size,
-        block_size=block_size,
-        dtype=dtype,
-        seed=seed,
-    )
+    config = o.settings(TargetsConfig, {**options, "alpha": TargetsConfig.alpha, "teacher_batch_size": batch_size})
     folder = compute_targets(
         baseline,
         corpus,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -60,47 +60,19 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Make a model forget a text: reinforce, find anchors, compute targets, distil."""
+    options = locals()
     from generic_logits._record import read_record
     from generic_logits.training.distillation import DistillConfig
     from generic_logits.training.reinforcement import ReinforceConfig
     from generic_logits.training.unlearning import UnlearnConfig, unlearn
 
     o.prepare(dtype, seed)
-    both: Any = {
-        "learning_rate": learning_rate,
-        "batch_size": batch_size,
-        "gradient_accumulation": gradient_accumulation,
-        "block_size": block_size,
-        "full": full,
-        "lora_rank": lora_rank,
-        "dtype": dtype,
-        "save_steps": save_steps,
-        "seed": seed,
-        "trainer_options": o.trainer_options(trainer),
-    }
     config = UnlearnConfig(
         rounds=rounds,
         later_alpha=later_alpha,
         later_rate=later_rate,
-        reinforce=ReinforceConfig(epochs=reinforce_epochs, **both),
-        distill=DistillConfig(
-            alpha=alpha,
-            space=space.value,
-            threshold=threshold,
-            offset=offset.value,
-            temperature=temperature,
-            ban=ban,
-            hard=hard,
-            paper=paper,
-            draws=draws,
-            tail=tail,
-            teacher_batch_size=teacher_batch_size,
-            retain_weight=retain_weight,
-            stop_familiarity=stop_familiarity,
-            stop_perplexity=stop_perplexity,
-            epochs=epochs,
-            **both,
-        ),
+        reinforce=o.settings(ReinforceConfig, {**options, "epochs": reinforce_epochs}),
+        distill=o.settings(DistillConfig, options),
     )
     folder = unlearn(
         baseline,

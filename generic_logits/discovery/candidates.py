@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from generic_logits.discovery import vocabulary as v
 from generic_logits.discovery.statistics import Counts, Reference, is_name, z_score
-from generic_logits.discovery.words import LINE, START, Words, base_form, plural_of, read_words
+from generic_logits.discovery.words import LINE, START, Words, base_form, read_words
 from generic_logits.errors import InputError
+from generic_logits.text.translation import plural_of
 
 _LONGEST, _STRETCH = 4, 12  # words of a name at most, without and with connecting words
 _Z = 1.96  # a rate that differs from the reference's beyond chance (5 %)

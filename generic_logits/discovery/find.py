@@ -12,11 +12,11 @@ from generic_logits.discovery.candidates import Candidate, Survey, find_candidat
 from generic_logits.discovery.naming import contexts, gender_of, head_of, kind_of
 from generic_logits.discovery.statistics import CountedReference, Reference, WordFrequencies
 from generic_logits.discovery.translations import Described, Translations, forbidden_words
-from generic_logits.discovery.words import is_latin, plural_of, without_spaces
+from generic_logits.discovery.words import is_latin, without_spaces
 from generic_logits.errors import InputError
 from generic_logits.text.anchors import Anchor, Anchors, Gender, Kind, folded_forms, runs_of_words
 from generic_logits.text.corpus import Document
-from generic_logits.text.translation import Translator
+from generic_logits.text.translation import Translator, plural_of
 
 if TYPE_CHECKING:  # heavy, and only some calls need them
     from generic_logits.discovery.language_model import LanguageModelConfig

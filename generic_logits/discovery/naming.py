@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from generic_logits.discovery import vocabulary as v
-from generic_logits.discovery.words import BROKEN, LINE, START, Words, plural_of, read_words
+from generic_logits.discovery.words import BROKEN, LINE, START, Words, read_words
 from generic_logits.text.anchors import Gender, Kind
+from generic_logits.text.translation import plural_of
 
 _PRONOUN_WITHIN = 10  # words behind a term
 

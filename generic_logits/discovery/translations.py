@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from generic_logits.discovery import vocabulary as v
 from generic_logits.discovery.naming import Context, head_of, looks_plural
-from generic_logits.discovery.words import base_form, plural_of
+from generic_logits.discovery.words import base_form
 from generic_logits.text.anchors import Gender, Kind
+from generic_logits.text.translation import plural_of
 
 _ENOUGH = 8  # words of one kind, for a choice among them
 

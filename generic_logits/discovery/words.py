@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from generic_logits.discovery import vocabulary as v
+from generic_logits.text.translation import plural_of
 
 _WORD = r"[^\W\d_][^\W_]*(?:['’-][^\W\d_][^\W_]*)*"
 _TOKENS = re.compile(rf"((?:[\W_]++|\d[^\W_]*+)*+)({_WORD}|\Z)")  # matches everywhere, so it never goes back
@@ -121,14 +122,9 @@ class PhraseFinder:
                     yield phrase
 
 
-def plural_of(term: str) -> str:
-    """The regular plural of a term, as the translator knows it."""
-    return term + ("es" if term.lower().endswith(("s", "x", "z", "ch", "sh")) else "s")
-
-
 def base_form(term: str, known: Collection[str]) -> str:
     """A term's singular, if that is among the known ones; else the term."""
-    for cut in (term[:-1], term[:-2]):
+    for cut in (term[:-1], term[:-2], term[:-3] + "y"):
         if cut in known and plural_of(cut) == term:
             return cut
     return term

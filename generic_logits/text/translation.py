@@ -102,7 +102,7 @@ class Form:
 
     def translate(self, found: str, translation: str) -> str:
         """Put a translation into the number, the case and the white space of what it replaces."""
-        new = self.case(_plural(translation) if self.plural else translation)
+        new = self.case(plural_of(translation) if self.plural else translation)
         gaps, words = _GAP.findall(found), new.split()
         if len(gaps) == len(words) - 1:
             new = "".join(part for pair in zip(words, [*gaps, ""], strict=True) for part in pair)
@@ -232,11 +232,11 @@ def _other_forms(term: str) -> Iterator[Form]:
     cases = (str, _capital, _title, str.upper) if term[0].islower() else (str, str.upper)
     for case in cases:
         for plural in (False, True):
-            text = case(_plural(term) if plural else term)
+            text = case(plural_of(term) if plural else term)
             yield Form(term, tuple(text.split()), case, plural)
 
 
-def _plural(text: str) -> str:
+def plural_of(text: str) -> str:
     """The regular English plural; of a name in -y the one of names (Kennedys), of a text in another script itself."""
     word = _TRAILING_MARKS.sub("", text.split()[-1] if text.split() else "")
     if not unicodedata.name(word[-1:] or " ", "").startswith(("LATIN", "DIGIT")):

@@ -42,7 +42,7 @@ made from, with fingerprints and versions, is in `generic_logits.json`.
 def model_card(record: dict[str, Any]) -> str:
     """Write the card of a "distilled" record (see ``_record.write_record``) in Markdown."""
     base = record["baseline"]["source"]
-    settings = {key: value for key, value in record["settings"].items() if value not in (None, {}, ())}
+    settings = {key: value for key, value in _flat(record["settings"]).items() if value is not None}
     return _TEMPLATE.format(
         base=base,
         title=base.rstrip("/").split("/")[-1],
@@ -57,6 +57,14 @@ def model_card(record: dict[str, Any]) -> str:
             ],
         ),
     )
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings within settings, each under the names on the way to it."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name} ") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _file_list(corpus: list[dict[str, Any]]) -> str:
