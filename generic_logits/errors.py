@@ -37,3 +37,9 @@ class OutputError(InputError):
 
 class StorageError(GenericLogitsError, OSError):
     """Writing failed: the disk is full or went away."""
+
+
+def one_line(text: str, length: int = 200) -> str:
+    """What others wrote, for a message: one line, cut where it gets long."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else line[: length - 3] + "..."

@@ -14,13 +14,9 @@ import pytest
 import tiny
 from test_vllm_serve import TEMPLATE, free_port, server
 
-from generic_logits.discovery import language_model
-from generic_logits.discovery.language_model import (
-    LanguageModelConfig,
-    answer_schema,
-    ask_language_model,
-    estimate_cost,
-)
+from generic_logits.discovery import endpoint
+from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost
+from generic_logits.discovery.proposals import answer_schema
 from generic_logits.errors import InputError
 from generic_logits.text.corpus import Document
 
@@ -49,7 +45,7 @@ def url(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture
 def config(url, tmp_path, monkeypatch) -> Callable[..., LanguageModelConfig]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(language_model, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.01)
 
     def make(**changes: Any) -> LanguageModelConfig:
         usual = {"source": url, "cache": tmp_path / "cache", "translations": 2, "terms": 2, "answer_tokens": 800}
@@ -83,13 +79,13 @@ def test_a_random_model_held_to_the_schema_invents_terms_and_none_is_believed(co
 
 
 def test_without_the_schema_the_same_model_writes_nothing_of_use(config, monkeypatch):
-    real = language_model._Endpoint.__init__
+    real = endpoint.Endpoint.__init__
 
-    def without(self: Any, settings: LanguageModelConfig) -> None:
-        real(self, settings)
+    def without(self: Any, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
         del self._options["response_format"]
 
-    monkeypatch.setattr(language_model._Endpoint, "__init__", without)
+    monkeypatch.setattr(endpoint.Endpoint, "__init__", without)
     with pytest.raises(InputError, match="wanted a JSON object with anchors from tiny; got none in 2 attempts"):
         ask_language_model(book(1), config(retries=1, answer_tokens=50))
 

@@ -1,0 +1,255 @@
+"""A model behind an OpenAI-compatible endpoint: what is sent, sent again, and sent otherwise where it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Generator, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple, TypeVar
+
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself: httpx, later httpx2
+
+from generic_logits.errors import InputError, one_line
+
+_FIRST_WAIT, _LONGEST_WAIT, _LONGEST_REQUEST_TO_WAIT = 1.0, 60.0, 600.0  # seconds
+_TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
+_PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
+_T = TypeVar("_T")
+
+
+class Reply(NamedTuple):
+    """What a model wrote, and whether it was stopped before it had finished."""
+
+    text: str
+    cut: bool
+
+
+class _Refusal(Exception):
+    """The endpoint does not take a request as it is."""
+
+    def __init__(self, status: int, words: str, whole: str) -> None:
+        super().__init__(words)
+        self.status = status
+        self.whole = whole  # the answer, uncut
+
+
+class Endpoint:
+    """An OpenAI-compatible endpoint: what it takes, and until when it wants to be left alone."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        schemas: Sequence[dict[str, Any]],
+        answer_tokens: int,
+        temperature: float,
+        seed: int,
+        retries: int,
+        timeout: float,
+    ) -> None:
+        """Prepare to ask; nothing is sent yet.
+
+        Args:
+            address: ``http://host:8000/v1``.
+            schemas: of an answer, the strictest first: where the endpoint refuses one, the next is tried.
+            answer_tokens: longest answer.
+            temperature: of the sampling.
+            seed: of the sampling; a further attempt has the next one.
+            retries: further attempts at a request that fails.
+            timeout: seconds for one request.
+
+        Raises:
+            InputError: no address, or a key that no header can hold.
+        """
+        try:
+            url = httpx.URL(address.rstrip("/"))
+        except httpx.InvalidURL as error:
+            raise no_address(f"{address}: {error}") from error
+        if not url.host:
+            raise no_address(address)
+        self.address = str(url.copy_with(username="", password=""))
+        self._retries = retries
+        self._timeout = timeout
+        self._key = os.environ.get("OPENAI_API_KEY", "").strip()
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError("a key of ASCII characters in OPENAI_API_KEY", "others", "set it again")
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
+        self._reached = False
+        self._not_before = 0.0
+        self._random = random.Random()
+        self._formats = [_response_format(schema) for schema in schemas]
+        self._options: dict[str, Any] = {
+            "temperature": temperature,
+            "seed": seed,
+            "max_tokens": answer_tokens,
+            "response_format": self._formats[0],
+        }
+
+    async def __aenter__(self) -> Endpoint:
+        """Open the client."""
+        await self._client.__aenter__()
+        return self
+
+    async def __aexit__(self, *error: Any) -> None:
+        """Close it."""
+        await self._client.__aexit__(*error)
+
+    async def models(self) -> list[str]:
+        """The names of its models."""
+        try:
+            return await self._send("GET", "models", None, lambda data: [str(each["id"]) for each in data["data"]])
+        except _Refusal as refusal:
+            raise self._error(refusal) from None
+
+    async def converse(self, conversation: Generator[str, Reply, dict[str, Any]], model: str) -> dict[str, Any]:
+        """Lead a conversation to its end.
+
+        After an answer that was cut off the model is not held to the schema: some, when held, write white space for
+        ever.
+        """
+        prompt = next(conversation)
+        attempt, free = 0, False
+        try:
+            while True:
+                reply = await self._chat(model, prompt, attempt, free)
+                attempt, free = attempt + 1, reply.cut
+                prompt = conversation.send(reply)
+        except StopIteration as end:
+            answer: dict[str, Any] = end.value
+            return answer
+
+    async def _chat(self, model: str, prompt: str, attempt: int, free: bool) -> Reply:
+        """Ask, without the options that the endpoint refuses; it is spared them later, too."""
+        known = {**self._options}
+        if free:
+            known.pop("response_format", None)
+        options = known
+        while True:
+            body = {"model": model, "messages": [{"role": "user", "content": prompt}], **options}
+            if "seed" in options:
+                body["seed"] = options["seed"] + attempt
+            try:
+                reply = await self._send("POST", "chat/completions", body, _read_reply)
+            except _Refusal as refusal:
+                fewer = self._without_refused(options, refusal.whole) if refusal.status in (400, 422) else None
+                if fewer is None:
+                    raise self._error(refusal) from None
+                options = fewer
+                continue
+            if options is not known and not free:
+                self._options = options
+            return reply
+
+    def _without_refused(self, options: dict[str, Any], refusal: str) -> dict[str, Any] | None:
+        """The options without the one that a refusal is about; None if it can be about none."""
+        if _TOO_LONG.search(refusal):
+            return None
+        rest = dict(options)
+        if "max_tokens" in rest and "max_completion_tokens" in refusal:
+            rest["max_completion_tokens"] = rest.pop("max_tokens")
+            return rest
+        for name in ("temperature", "seed"):
+            if name in rest and re.search(rf"\b{name}\b", refusal):
+                del rest[name]
+                return rest
+        if "response_format" not in rest:
+            return None
+        looser = self._formats[self._formats.index(rest.pop("response_format")) + 1 :]
+        return {**rest, "response_format": looser[0]} if looser else rest
+
+    async def _send(self, method: str, path: str, body: Any, read: Callable[[Any], _T]) -> _T:
+        """Send a request until it is answered, and give the answer's JSON to ``read``.
+
+        Raises:
+            _Refusal: any answer that another attempt cannot change.
+            InputError: the endpoint is not there, or failed at every attempt.
+        """
+        for attempt in range(self._retries + 1):
+            while (left := self._not_before - time.monotonic()) > 0:
+                await asyncio.sleep(left)
+            wanted = 0.0
+            try:
+                async with asyncio.timeout(self._timeout):
+                    response = await self._client.request(method, path, json=body)
+            except TimeoutError:
+                fault = f"no answer within {self._timeout:g} seconds"
+            except httpx.RequestError as error:
+                fault = one_line(str(error)) or type(error).__name__
+                if isinstance(error, httpx.ConnectError) and not self._reached:
+                    there = f"an endpoint at {self.address}"
+                    raise InputError(there, fault, "start it, or check the address") from error
+            else:
+                self._reached = True
+                if response.is_success:
+                    try:
+                        return read(response.json())
+                    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+                        fault = f"not the JSON that belongs to /{path}{self._words_of(response)}"
+                else:
+                    wanted, fault = _retry_after(response), f"HTTP {response.status_code}{self._words_of(response)}"
+                    if response.status_code not in _PASSING and response.status_code < 500:
+                        raise _Refusal(response.status_code, fault, response.text)
+            if wanted > _LONGEST_REQUEST_TO_WAIT:
+                fault += f" (asks to be left alone for {wanted:.0f} seconds)"
+                break
+            wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * self._random.uniform(0.5, 1)
+            self._not_before = max(self._not_before, time.monotonic() + max(wait, wanted))
+        times = "" if attempt == 0 else f", at the last of {attempt + 1} attempts"
+        remedy = "see that the endpoint is well and run it again: what was answered is kept"
+        raise InputError(f"an answer from {self.address}", f"{fault}{times}", remedy)
+
+    def _words_of(self, response: httpx.Response) -> str:
+        """What an answer says about what is wrong, without the key."""
+        words = response.text
+        try:
+            data = response.json()
+            about = data.get("error") or data.get("detail") or data.get("message") or data
+            words = about["message"] if isinstance(about, dict) and "message" in about else str(about)
+        except (ValueError, AttributeError):
+            pass
+        words = one_line(str(words).replace(self._key, "***") if self._key else str(words))
+        return f": {words}" if words else ""
+
+    def _error(self, refusal: _Refusal) -> InputError:
+        remedy = {
+            401: "check OPENAI_API_KEY" if self._key else "set OPENAI_API_KEY",
+            403: "check what the key in OPENAI_API_KEY may do" if self._key else "set OPENAI_API_KEY",
+            404: "check the address, which usually ends in /v1, and the model's name",
+        }.get(refusal.status, "mend what it complains about; what was answered is kept")
+        if _TOO_LONG.search(refusal.whole):
+            remedy = "take shorter passages or fewer answer tokens; what was answered is kept"
+        return InputError(f"an answer from {self.address}", str(refusal), remedy)
+
+
+def no_address(got: str) -> InputError:
+    """The error that says what an address looks like."""
+    return InputError("the address of an endpoint, http://host:port/v1", got, "check it")
+
+
+def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "anchors", "strict": True, "schema": schema}}
+
+
+def _read_reply(data: Any) -> Reply:
+    choice = data["choices"][0]
+    content = choice["message"].get("content")
+    return Reply(content if isinstance(content, str) else "", choice.get("finish_reason") == "length")
+
+
+def _retry_after(response: httpx.Response) -> float:
+    """Seconds that an answer asks to wait, by a number or a date; 0 if it does not."""
+    value = response.headers.get("Retry-After", "")
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return 0.0
