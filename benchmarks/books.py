@@ -186,11 +186,15 @@ ROWS: dict[str, Make] = {
     **{f"gradient ascent, lr {rate:g}": peer(peers.gradient_ascent, learning_rate=rate) for rate in (1e-5, 5e-5, 2e-4)},
     **{
         f"NPO + retained, lr {rate:g}": peer(peers.npo, learning_rate=rate, retain="kl", retain_weight=3.0)
-        for rate in (3e-5, 1e-4, 3e-4)
+        for rate in (3e-5, 1e-4, 3e-4, 1e-3)
     },
     **{
         f"SimNPO + retained, lr {rate:g}": peer(peers.simnpo, learning_rate=rate, retain="kl", retain_weight=3.0)
         for rate in (3e-5, 1e-4, 3e-4)
+    },
+    **{
+        f"SimNPO + retained x 10, lr {rate:g}": peer(peers.simnpo, learning_rate=rate, retain="kl", retain_weight=10.0)
+        for rate in (1e-4, 2e-4)
     },
     **{f"Divergence Decoding, alpha {alpha:g}": divergence(alpha) for alpha in (0.5, 1, 2)},
     **{

@@ -139,7 +139,7 @@ def _check_loss(got: float, student: Any, pair: ModelPair, blocks: list[Translat
             model(torch.tensor([ids])).logits[0]
             for model, ids in ((pair.baseline, block.translated_ids), (pair.reinforced, block.token_ids))
         )
-        positions, values = targets.block_targets(g, r, block, ALPHA, TargetsConfig(alpha=ALPHA))
+        positions, values, _ = targets.block_targets(g, r, block, ALPHA, TargetsConfig(alpha=ALPHA))
         wanted = values.double().log_softmax(-1)
         log_probs = student(torch.tensor([block.token_ids])).logits[0, positions].double().log_softmax(-1)
         kl += float((wanted.exp() * (wanted - log_probs)).nan_to_num(0).sum())

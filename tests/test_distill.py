@@ -345,8 +345,8 @@ def rows_of(logits: list[Tensor], *, hard: bool) -> list[Row]:
     for number, of_row in enumerate(logits):
         positions = torch.arange(0, 2 * len(of_row), 2)
         soft = likely_tokens(of_row.log_softmax(-1), 1e-6)
-        labels = of_row.argmax(-1) if hard else None
-        rows.append(Row(torch.arange(3, 4 + positions[-1] + number), positions, labels, None if hard else soft))
+        ids, inside = torch.arange(3, 4 + positions[-1] + number), positions % 3 == 0
+        rows.append(Row(ids, positions, inside, of_row.argmax(-1) if hard else None, None if hard else soft))
     return rows
 
 
@@ -357,8 +357,9 @@ def batch_of(hard: bool) -> tuple[dict[str, Any], dict[str, list[Tensor]]]:
     return distillation._collate(list(zip(forget, retained, strict=True))), logits
 
 
+@pytest.mark.parametrize("weight", [1.0, 5.0, 0.0])
 @pytest.mark.parametrize("hard", [False, True])
-def test_the_distance_is_the_mean_over_positions_that_have_a_target(hard):
+def test_the_distance_is_the_mean_over_positions_that_have_a_target(hard, weight):
     batch, logits = batch_of(hard)
     length = batch["input_ids"].shape[1]
     assert batch["input_ids"].shape == (6, 9) and batch["forget rows"] == 3
@@ -370,8 +371,9 @@ def test_the_distance_is_the_mean_over_positions_that_have_a_target(hard):
             for at, row in enumerate(of_row.double()):
                 q = student[first + number, 2 * at].log_softmax(-1)
                 p = row.log_softmax(-1)
-                nats.append(-q[row.argmax()] if hard and part == "forget" else (p.exp() * (p - q)).sum())
-        found = distance_to(student[first : first + 3].float(), batch, part)
+                of_one = -q[row.argmax()] if hard and part == "forget" else (p.exp() * (p - q)).sum()
+                nats.append(of_one * (weight if 2 * at % 3 == 0 else 1))
+        found = distance_to(student[first : first + 3].float(), batch, part, inside_weight=weight)
         torch.testing.assert_close(found.double(), torch.stack(nats).mean(), rtol=2e-3, atol=2e-3)
         assert len(nats) == 8
 

@@ -153,7 +153,7 @@ def slow_targets(
             row = r[position].double().clone()
             for token in set(tokens):
                 row[token] -= config.ban
-            found[position] = normal(row / config.temperature)
+            found[position] = normal(row / config.inside_temperature)
     return found
 
 
@@ -170,7 +170,15 @@ def random_block(seed: int) -> TranslatedBlock:
 
 
 GRID = [
-    {"space": space, "offset": offset, "threshold": threshold, "temperature": temperature, "ban": ban, "paper": paper}
+    {
+        "space": space,
+        "offset": offset,
+        "threshold": threshold,
+        "temperature": temperature,
+        "inside_temperature": 3 - temperature,
+        "ban": ban,
+        "paper": paper,
+    }
     for space, offset in itertools.product(("logits", "logprobs"), ("translated", "original"))
     for threshold, temperature, ban, paper in [(0.0, 1.0, 10.0, False), (0.4, 1.7, 0.0, False), (0.0, 1.0, 10.0, True)]
 ]
@@ -187,9 +195,10 @@ def test_targets_of_a_block_are_those_of_the_plain_re_statement(settings, alpha)
             g[4:8, 30:33] = r[5:9, 32:35] = o[5:8, 31:36] = -torch.inf
         if holes and config.space == "logits" and config.offset == "original":
             r[5:8, 31:36] = -torch.inf  # a rise from -inf has no limit
-        positions, values = block_targets(g, r, block, alpha, config, original=o)
+        positions, values, inside = block_targets(g, r, block, alpha, config, original=o)
         expected = slow_targets(g, r, o, block, alpha, config)
         assert positions.tolist() == sorted(expected)
+        assert {*positions[inside].tolist()} == {*expected} - {at for at, to in enumerate(block.positions) if to >= 0}
         for position, row in zip(positions.tolist(), values.log_softmax(-1), strict=True):
             torch.testing.assert_close(row.double(), expected[position], rtol=1e-5, atol=1e-5)
 
@@ -280,12 +289,13 @@ def test_inside_a_term_its_own_tokens_are_never_said(root, store, tmp_path):
             sure += before > 0.2
             assert block.token_ids[position + 1] == tokens[0]
         places = {position for position, _ in translated.inside}
-        assert places <= set(positions)
+        assert {*row.positions[row.inside].tolist()} == places
         for other in (store.forget(0, number, 0.0), without.forget(0, number, ALPHA)):
             assert set(other.positions.tolist()) == set(positions) - places
     for number in range(of_paper.blocks):
         row = of_paper.forget(0, number, ALPHA)
-        assert row.soft is None and row.labels is not None
+        assert row.soft is None and row.labels is not None and not row.inside.any()
+    assert not store.retain(0).inside.any()
     assert sure
 
 
@@ -585,6 +595,21 @@ def test_only_the_positions_that_have_a_target_count():
     (gradient,) = torch.autograd.grad(distance, student)
     others = [row for row in range(9) if row not in positions]
     assert (gradient[others] == 0).all() and (gradient[positions].abs().sum(-1) > 0).all()
+
+
+def test_weights_count_positions_more_and_leave_the_divisor_alone():
+    student, logits = torch.randn(9, 30, requires_grad=True), torch.randn(3, 30) * 2
+    soft, positions, weights = likely_tokens(logits.log_softmax(-1), 0.05), torch.tensor([1, 4, 8]), [1.0, 0.0, 5.0]
+    distance = distance_to_soft(student, positions, soft, torch.tensor(weights))
+    (gradient,) = torch.autograd.grad(distance, student)
+    alone = []
+    for at, (position, weight) in enumerate(zip(positions.tolist(), weights, strict=True)):
+        one = likely_tokens(logits[at : at + 1].log_softmax(-1), 0.05)
+        each = distance_to_soft(student[position : position + 1], torch.tensor([0]), one)
+        (expected,) = torch.autograd.grad(each, student)
+        torch.testing.assert_close(gradient[position], weight * expected[position] / 3)
+        alone.append(weight * each.item())
+    assert distance.item() == pytest.approx(sum(alone) / 3, rel=1e-5)
 
 
 def test_the_distance_to_itself_is_0_and_its_gradient_too():

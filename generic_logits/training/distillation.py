@@ -51,12 +51,14 @@ class DistillConfig(TrainConfig, TargetsConfig):
     """Settings of ``distill``: those of the targets, those of the training, and these.
 
     Attributes:
+        inside_weight: weight of the positions inside an anchor, against 1 for the others: they are few.
         retain_weight: weight of KL(baseline || student) on the retained corpora, against 1 for the forget corpus.
         stop_familiarity: stop when the mean probability of the prompts' targets has fallen to this; None trains on.
         stop_perplexity: stop, and go back to the last check, when the perplexity of retained blocks that were set aside
             has risen by more than this share; None trains on.
     """
 
+    inside_weight: float = 5.0
     retain_weight: float = 3.0
     stop_familiarity: float | None = None
     stop_perplexity: float | None = None
@@ -69,6 +71,8 @@ class DistillConfig(TrainConfig, TargetsConfig):
         """
         TrainConfig.__post_init__(self)
         TargetsConfig.__post_init__(self)
+        if not 0 <= self.inside_weight < math.inf:
+            raise InputError("an inside weight >= 0", repr(self.inside_weight), "1 counts each position alike")
         if not 0 <= self.retain_weight < math.inf:
             raise InputError("a retain weight >= 0", repr(self.retain_weight), "0 leaves the retained corpora out")
         for name in ("stop_familiarity", "stop_perplexity"):
@@ -250,21 +254,28 @@ class _DistillTrainer(Trainer):
         """KL to the generic targets on forget rows, plus the weighted KL to the baseline on retained rows."""
         outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
         logits, forget = outputs.logits[..., : self.vocabulary], inputs["forget rows"]
-        loss = distance_to(logits[:forget], inputs, "forget")
+        loss = distance_to(logits[:forget], inputs, "forget", inside_weight=self.settings.inside_weight)
         if forget < len(logits):
             loss = loss + self.settings.retain_weight * distance_to(logits[forget:], inputs, "retain")
         return (loss, outputs) if return_outputs else loss
 
 
 def distance_to(
-    logits: Tensor, batch: dict[str, Any], part: str
-) -> Tensor:  # logits: [rows of the part, length, vocab]
+    logits: Tensor,  # [rows of the part, length, vocab]
+    batch: dict[str, Any],
+    part: str,
+    *,
+    inside_weight: float = 1.0,
+) -> Tensor:  # []
     """Mean distance to one part of a collated batch, in nats: KL to soft targets, cross-entropy to hard labels."""
     student, positions = logits.flatten(0, 1), batch[f"{part} positions"]
+    weights = torch.ones(len(positions), device=logits.device).masked_fill(batch[f"{part} inside"], inside_weight)
     if f"{part} labels" in batch:
-        return torch.nn.functional.cross_entropy(student[positions].float(), batch[f"{part} labels"])
+        labels = batch[f"{part} labels"]
+        of_positions = torch.nn.functional.cross_entropy(student[positions].float(), labels, reduction="none")
+        return (of_positions * weights).mean()
     targets = SoftTargets(*(batch[f"{part} {field}"] for field in SoftTargets._fields))
-    return distance_to_soft(student, positions, targets)
+    return distance_to_soft(student, positions, targets, weights)
 
 
 def merged_state_dict(adapted: Any, base: Any) -> dict[str, Tensor]:
@@ -375,6 +386,7 @@ def _collate(entries: Sequence[tuple[Row, ...]]) -> dict[str, Any]:
             continue
         shifted = [row.positions + number * ids.shape[1] for number, row in enumerate(rows)]
         batch[f"{part} positions"] = torch.cat(shifted)
+        batch[f"{part} inside"] = torch.cat([row.inside for row in rows])
         if rows[0].labels is not None:
             batch[f"{part} labels"] = torch.cat([row.labels for row in rows if row.labels is not None])
         else:

@@ -16,7 +16,7 @@ from torch import Tensor
 from generic_logits.errors import InputError
 
 MANIFEST = "targets.json"
-SCHEMA = 1
+SCHEMA = 2
 _RETAINED = 0.0  # the alpha that retained rows are filed under
 
 
@@ -34,6 +34,7 @@ class Targets(NamedTuple):
 
     positions: Tensor  # [n]
     fields: dict[str, Tensor]
+    inside: Tensor  # [n] bool, those inside an anchor
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Row:
 
     token_ids: Tensor  # [length]
     positions: Tensor  # [n] int64, those that have a target
+    inside: Tensor  # [n] bool, those inside an anchor
     labels: Tensor | None  # [n] hard, or
     soft: SoftTargets | None
 
@@ -154,13 +156,13 @@ class _Shard:
         of_rows, of_positions = self._starts[alpha]
         targets = slice(*of_rows[number : number + 2].tolist())
         ids, positions = self.token_ids(number), self._part("positions", alpha, targets).long()
+        inside = self._part("inside", alpha, targets)
         if hard:
-            return Row(ids, positions, self._part("labels", alpha, targets).long(), None)
+            return Row(ids, positions, inside, self._part("labels", alpha, targets).long(), None)
         stored = slice(*of_positions[[targets.start, targets.stop]].tolist())
         places = {"counts": targets, "tokens": stored, "log_probs": stored, "rest": targets}
-        return Row(
-            ids, positions, None, SoftTargets(**{name: self._part(name, alpha, at) for name, at in places.items()})
-        )
+        soft = SoftTargets(**{name: self._part(name, alpha, at) for name, at in places.items()})
+        return Row(ids, positions, inside, None, soft)
 
     def _part(self, field: str, alpha: float, place: slice) -> Tensor:
         part: Tensor = self._file.get_slice(target_name(field, alpha))[place]
@@ -183,6 +185,7 @@ def write_shard(file: Path, rows: Sequence[tuple[Sequence[int], dict[float, Targ
         fields = {name: torch.cat([each.fields[name] for each in targets]) for name in targets[0].fields}
         fields["starts"] = starts(torch.tensor([len(each.positions) for each in targets]))
         fields["positions"] = torch.cat([each.positions for each in targets]).to(torch.int32)
+        fields["inside"] = torch.cat([each.inside for each in targets])
         tensors |= {target_name(name, alpha): tensor for name, tensor in fields.items()}
     part = file.with_name(file.name + ".part")
     save_file(tensors, part)

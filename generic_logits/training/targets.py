@@ -69,6 +69,8 @@ class TargetsConfig:
             "original" one, which costs a third forward pass.
         temperature: the corrected logits are divided by it, because the baseline is too sure of a text that it knows.
         ban: nats taken off an anchor's own remaining tokens inside the anchor; 0 trains nothing there.
+        inside_temperature: divides the logits inside an anchor, whose likeliest token is the banned one: the rest says
+            little, and too surely.
         hard: the paper's labels, argmax of the generic logits, instead of the whole distribution.
         paper: the authors' bookkeeping: terms are found token by token, nothing is trained inside an anchor, a
             document's last, shorter block is dropped. Makes ``hard`` true.
@@ -88,6 +90,7 @@ class TargetsConfig:
     offset: Offset = "translated"
     temperature: float = 1.0
     ban: float = 30.0
+    inside_temperature: float = 2.0
     hard: bool = False
     paper: bool = False
     draws: int = 3
@@ -112,8 +115,10 @@ class TargetsConfig:
         check_correction(self.space, self.threshold, "relu")
         if self.offset not in ("translated", "original"):
             raise InputError("an offset of translated or original", repr(self.offset), "the paper's is translated")
-        if not 0 < self.temperature < math.inf:
-            raise InputError("a finite temperature above 0", repr(self.temperature), "1 leaves the logits alone")
+        for name in ("temperature", "inside_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                wanted = f"a finite {name.replace('_', ' ')} above 0"
+                raise InputError(wanted, repr(getattr(self, name)), "1 leaves the logits alone")
         if not 0 <= self.ban < math.inf:
             raise InputError("a ban >= 0", repr(self.ban), "0 trains nothing inside an anchor")
         if not 0 < self.tail < 1:
@@ -128,12 +133,13 @@ def block_targets(
     config: TargetsConfig,
     *,
     original: Tensor | None = None,  # [length, vocab], the baseline's logits on the original block
-) -> tuple[Tensor, Tensor]:  # [n] original positions in ascending order, [n, vocab] float32 logits
+) -> tuple[Tensor, Tensor, Tensor]:  # [n] original positions, ascending; [n, vocab] float32 logits; [n] bool
     """Generic logits at every position that has a target ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
 
     Mapped positions take the baseline's logits on the translated text, with translations that stand there already
     neutralised, corrected by the reinforced model's on the original. Positions inside an anchor (not the paper's) take
-    the reinforced model's own, without the anchor's remaining tokens; at alpha 0 they have no target.
+    the reinforced model's own, without the anchor's remaining tokens; at alpha 0 they have no target. The third value
+    is true at those.
     """
     positions = torch.tensor(block.positions)
     mapped = (positions >= 0).nonzero().flatten()
@@ -151,13 +157,14 @@ def block_targets(
         else:
             values = correct_logits(values, r, **of)  # type: ignore[arg-type]
         if config.ban and not config.paper and block.inside:
-            inside = torch.tensor([position for position, _ in block.inside])
-            banned = reinforced[inside].float()
+            within = torch.tensor([position for position, _ in block.inside])
+            banned = reinforced[within].float()
             for row, (_, tokens) in enumerate(block.inside):
                 banned[row, list(tokens)] -= config.ban
-            order = torch.cat([mapped, inside]).sort()
-            return order.values, torch.cat([values, banned])[order.indices] / config.temperature
-    return mapped, values / config.temperature
+            order = torch.cat([mapped, within]).sort()
+            values = torch.cat([values / config.temperature, banned / config.inside_temperature])
+            return order.values, values[order.indices], order.indices >= len(mapped)
+    return mapped, values / config.temperature, torch.zeros(len(mapped), dtype=torch.bool)
 
 
 def neutralise(
@@ -202,9 +209,15 @@ def distance_to_soft(
     student: Tensor,  # [rows, vocab] logits
     positions: Tensor,  # [n] rows that have a target, ascending
     targets: SoftTargets,
+    weights: Tensor | None = None,  # [n]; None counts each position once
 ) -> Tensor:  # []
-    """Mean KL(target || student) over the positions, in nats, the tail counted as one further token."""
-    distance: Tensor = _SoftDistance.apply(student, positions, targets)  # type: ignore[no-untyped-call]
+    """Weighted KL(target || student), a position's mean, in nats; the tail is counted as one further token.
+
+    The sum is divided by the number of positions, not by the sum of their weights.
+    """
+    if weights is None:
+        weights = torch.ones(len(positions), device=positions.device)
+    distance: Tensor = _SoftDistance.apply(student, positions, targets, weights)  # type: ignore[no-untyped-call]
     return distance
 
 
@@ -212,29 +225,31 @@ class _SoftDistance(torch.autograd.Function):
     """The distance and its gradient, which is softmax(student) - target, a tail shared out as the student has it."""
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, positions: Tensor, targets: SoftTargets) -> Tensor:
+    def forward(ctx: Any, student: Tensor, positions: Tensor, targets: SoftTargets, weights: Tensor) -> Tensor:
         log_probs = student.float().log_softmax(-1)
-        rows = positions.repeat_interleave(targets.counts.long())
+        counts = targets.counts.long()
+        rows = positions.repeat_interleave(counts)
         tokens, wanted = targets.tokens.long(), targets.log_probs.float()
         got = log_probs[rows, tokens]
         others = log_probs.exp_()
         others[rows, tokens] = 0
         rest = others.sum(-1)[positions].clamp_min(_LEAST)
-        ctx.save_for_backward(others, positions, rows, tokens, got.exp() - wanted.exp(), targets.rest / rest)
+        ctx.save_for_backward(others, positions, rows, tokens, got.exp() - wanted.exp(), targets.rest / rest, weights)
         ctx.dtype = student.dtype
-        of_rest = torch.xlogy(targets.rest, targets.rest / rest).sum()
-        return ((wanted.exp() * (wanted - got)).sum() + of_rest) / len(positions)
+        of_tokens = wanted.exp() * (wanted - got) * weights.repeat_interleave(counts)
+        of_rest = torch.xlogy(targets.rest, targets.rest / rest) * weights
+        return (of_tokens.sum() + of_rest.sum()) / len(positions)
 
     @staticmethod
-    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None]:
-        others, positions, rows, tokens, of_tokens, ratio = ctx.saved_tensors
+    def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None, None]:
+        others, positions, rows, tokens, of_tokens, ratio, weights = ctx.saved_tensors
         scale = torch.zeros(len(others), device=others.device)
-        scale[positions] = above[0] / len(positions)
+        scale[positions] = above[0] * weights / len(positions)
         tail = torch.zeros_like(scale)
         tail[positions] = 1 - ratio
         gradient = others * (scale * tail)[:, None]
         gradient[rows, tokens] = of_tokens * scale[rows]
-        return gradient.to(ctx.dtype), None, None
+        return gradient.to(ctx.dtype), None, None, None
 
 
 def compute_targets(
@@ -342,7 +357,7 @@ class _Teachers:
         for number, row in enumerate(rows):
             stored: dict[float, Targets] = {}
             for alpha in self.alphas:
-                positions, values = block_targets(
+                positions, values, inside = block_targets(
                     translated[number],
                     reinforced[number] if reinforced is not None else None,
                     row,
@@ -350,7 +365,7 @@ class _Teachers:
                     self.config,
                     original=original[number] if original is not None else None,
                 )
-                stored[alpha] = Targets(positions.cpu(), self._fields(values, hard=self.config.hard))
+                stored[alpha] = Targets(positions.cpu(), self._fields(values, hard=self.config.hard), inside.cpu())
             yield stored
 
     @torch.no_grad()
@@ -359,7 +374,8 @@ class _Teachers:
         logits = self._logits(self.keeper, [row.token_ids for row in rows])
         for row, of_row in zip(rows, logits, strict=True):
             length = len(row.token_ids)
-            yield {0.0: Targets(torch.arange(length), self._fields(of_row[:length].float(), hard=False))}
+            fields = self._fields(of_row[:length].float(), hard=False)
+            yield {0.0: Targets(torch.arange(length), fields, torch.zeros(length, dtype=torch.bool))}
 
     def _logits(self, model: Any, rows: Sequence[tuple[int, ...]]) -> Tensor:  # [rows, length, vocab]
         longest = max(map(len, rows))
