@@ -166,27 +166,36 @@ ROWS: dict[str, Make] = {
     **{f"decode, log-probs, alpha {alpha:g}": decoded(alpha, "logprobs") for alpha in (1, 2, 5, 10)},
     "paper: hard labels, script's anchors": ours(paper=True, hard=True, retain=False),
     "hard labels": ours(hard=True),
-    "soft targets (one round)": ours(),
+    "one round": ours(),
     "two rounds": ours(rounds=2),
     "three rounds": ours(rounds=3),
     "two rounds, alpha 5, then 1": ours(rounds=2, later={"later_alpha": 1.0}),
+    "two rounds, the second at the full rate": ours(rounds=2, later={"later_rate": 1.0}),
     "no anchors": ours(anchors=0),
     "no reinforcement (alpha 0)": ours(alpha=0.0),
     "no retained corpus": ours(retain=False),
     "no ban": ours(ban=0.0),
+    "inside an anchor as elsewhere": ours(inside_temperature=1.0, inside_weight=1.0),
+    "inside, temperature 1": ours(inside_temperature=1.0),
+    "inside, weight 1": ours(inside_weight=1.0),
+    "inside, temperature 4": ours(inside_temperature=4.0),
     "one translation a term": ours(anchors=1),
     "offset on the original": ours(offset="original"),
     "log-probs": ours(space="logprobs"),
     **{f"alpha {alpha:g}": ours(alpha=float(alpha)) for alpha in (1, 2, 10)},
     "temperature 1.2": ours(temperature=1.2),
-    "two rounds, temperature 1.2": ours(rounds=2, temperature=1.2),
+    "rate 2e-3": ours(learning_rate=2e-3),
+    "retained term x 1": ours(retain_weight=1.0),
     "six epochs": ours(epochs=6, draws=6),
     "reinforced for ten epochs": ours(reinforcement=10),
     "LoRA": ours(lora=True),
-    **{f"gradient ascent, lr {rate:g}": peer(peers.gradient_ascent, learning_rate=rate) for rate in (1e-5, 5e-5, 2e-4)},
+    **{
+        f"gradient ascent, lr {rate:g}": peer(peers.gradient_ascent, learning_rate=rate)
+        for rate in (1e-5, 3e-5, 5e-5, 2e-4)
+    },
     **{
         f"NPO + retained, lr {rate:g}": peer(peers.npo, learning_rate=rate, retain="kl", retain_weight=3.0)
-        for rate in (3e-5, 1e-4, 3e-4, 1e-3)
+        for rate in (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     },
     **{
         f"SimNPO + retained, lr {rate:g}": peer(peers.simnpo, learning_rate=rate, retain="kl", retain_weight=3.0)
@@ -194,7 +203,7 @@ ROWS: dict[str, Make] = {
     },
     **{
         f"SimNPO + retained x 10, lr {rate:g}": peer(peers.simnpo, learning_rate=rate, retain="kl", retain_weight=10.0)
-        for rate in (1e-4, 2e-4)
+        for rate in (1e-4, 2e-4, 4e-4)
     },
     **{f"Divergence Decoding, alpha {alpha:g}": divergence(alpha) for alpha in (0.5, 1, 2)},
     **{
