@@ -156,7 +156,8 @@ def distilled_divergence(alpha: float, **settings: Any) -> Make:
     return make
 
 
-BASE = {"epochs": 3, "learning_rate": 1e-3, "block_size": 256, "alpha": 5.0}
+BASE = {"epochs": 3, "learning_rate": 1e-3, "block_size": 256, "alpha": 5.0, "inside_temperature": 2.0}
+GENTLE = {"later_alpha": 2.0, "later_rate": 0.3}
 _SHARED = ("full", "learning_rate", "block_size", "seed")
 
 ROWS: dict[str, Make] = {
@@ -167,10 +168,9 @@ ROWS: dict[str, Make] = {
     "paper: hard labels, script's anchors": ours(paper=True, hard=True, retain=False),
     "hard labels": ours(hard=True),
     "one round": ours(),
-    "two rounds": ours(rounds=2),
-    "three rounds": ours(rounds=3),
-    "two rounds, alpha 5, then 1": ours(rounds=2, later={"later_alpha": 1.0}),
-    "two rounds, the second at the full rate": ours(rounds=2, later={"later_rate": 1.0}),
+    "two rounds": ours(rounds=2, later=GENTLE),
+    "the command's defaults": ours(rounds=2, inside_temperature=DistillConfig.inside_temperature),
+    "its defaults, three rounds": ours(rounds=3, inside_temperature=DistillConfig.inside_temperature),
     "no anchors": ours(anchors=0),
     "no reinforcement (alpha 0)": ours(alpha=0.0),
     "no retained corpus": ours(retain=False),

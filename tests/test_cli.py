@@ -489,7 +489,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "temperature of targets 0": ([*TARGETS, "--temperature", "0"], "wanted a finite temperature above 0; got 0.0; 1 l"),
     "no draws": ([*TARGETS, "--draws", "0"], "wanted draws of at least 1; got 0; raise draws"),
     "targets to content": (with_word(TARGETS, "out", "@full"), "wanted an output folder that is new or empty; got "),
-    "later rate 0": ([*UNLEARN, "--later-rate", "0"], "wanted a later rate above 0 and at most 1; got 0.0; 0.3 is us"),
+    "later rate 0": ([*UNLEARN, "--later-rate", "0"], "wanted a later rate above 0 and at most 1; got 0.0; 1 keeps th"),
     # the output
     "output below a file": (with_word(REINFORCE, "out", "@book.txt/out"), "wanted a place that can be written; got "),
     "output below /proc": (with_word(REINFORCE, "out", "/proc/new/out"), "wanted a place that can be written; got "),

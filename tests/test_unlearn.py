@@ -136,7 +136,7 @@ def test_the_record_tells_of_every_round(root, unlearned):
     assert (found["reinforced"], found["prompts"], found["held_to"]) == (None, None, found["baseline"])
     digest = hashlib.sha256((unlearned / "anchors.json").read_bytes()).hexdigest()
     assert found["anchors"] == {"file": "anchors.json", "sha256": digest}
-    assert found["settings"]["rounds"] == 2 and found["settings"]["later_alpha"] == 2.0
+    assert found["settings"]["rounds"] == 2 and found["settings"]["later_alpha"] == 1.0
     first, second = found["rounds"]
     for number, each in enumerate((first, second), 1):
         of_round = record(unlearned / "steps" / f"round-{number}" / "distilled")
@@ -293,8 +293,8 @@ def test_later_rounds_are_gentler_whatever_the_rate_of_the_first_is():
     [
         ({"rounds": 0}, "wanted rounds of at least 1; got 0; raise rounds"),
         ({"later_alpha": -1.0}, "wanted a finite alpha >= 0; got -1.0; 0 is the baseline, 1 to 5 is usual"),
-        ({"later_rate": 0.0}, "wanted a later rate above 0 and at most 1; got 0.0; 0.3 is usual"),
-        ({"later_rate": 1.1}, "wanted a later rate above 0 and at most 1; got 1.1; 0.3 is usual"),
+        ({"later_rate": 0.0}, "wanted a later rate above 0 and at most 1; got 0.0; 1 keeps the rate"),
+        ({"later_rate": 1.1}, "wanted a later rate above 0 and at most 1; got 1.1; 1 keeps the rate"),
     ],
 )
 def test_a_setting_outside_its_range_is_refused(settings, message):
@@ -382,7 +382,7 @@ def test_an_unfinished_run_is_not_taken_up_for_other_inputs(root, tmp_path, monk
     for changed, options in {
         "prompts": {"prompts": root / "prompts.json"},
         "anchors": {"anchors": False},
-        "settings": {"later_alpha": 1.0},
+        "settings": {"later_alpha": 1.5},
     }.items():
         with pytest.raises(OutputError, match=f"got another {changed}; repeat"):
             run(root, tmp_path / "out", resume=True, **options)

@@ -89,7 +89,7 @@ StopPerplexity = Annotated[
     float | None,
     typer.Option(help="Stop when held-out retained perplexity rises by this share.", show_default=False),
 ]
-ROUNDS_HELP = "Later rounds reinforce the last student, and distil more gently."
+ROUNDS_HELP = "Later rounds reinforce the last student, and distil again."
 LaterAlpha = Annotated[float, typer.Option(help="Strength of the correction in later rounds.")]
 LaterRate = Annotated[float, typer.Option(help="Share of the learning rate that later rounds take.")]
 TrainerOptions = Annotated[

@@ -90,7 +90,7 @@ class TargetsConfig:
     offset: Offset = "translated"
     temperature: float = 1.0
     ban: float = 30.0
-    inside_temperature: float = 2.0
+    inside_temperature: float = 3.0
     hard: bool = False
     paper: bool = False
     draws: int = 3

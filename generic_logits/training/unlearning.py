@@ -45,12 +45,12 @@ class UnlearnConfig:
         later_alpha: strength of the correction in later rounds, where the reinforced model is further away.
         later_rate: share of the learning rate that distillation takes in later rounds.
         reinforce: of the reinforcement in every round.
-        distill: of the distillation in the first round.
+        distill: of the distillation in the first round. Its limits count from the model that a round begins with.
     """
 
     rounds: int = 2
-    later_alpha: float = 2.0
-    later_rate: float = 0.3
+    later_alpha: float = 1.0
+    later_rate: float = 1.0
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 
@@ -63,7 +63,7 @@ class UnlearnConfig:
         check_counts(self, "rounds")
         check_alpha(self.later_alpha)
         if not 0 < self.later_rate <= 1:
-            raise InputError("a later rate above 0 and at most 1", repr(self.later_rate), "0.3 is usual")
+            raise InputError("a later rate above 0 and at most 1", repr(self.later_rate), "1 keeps the rate")
 
     def of_round(self, number: int) -> DistillConfig:
         """Return the settings of a round's distillation; rounds count from 1."""
