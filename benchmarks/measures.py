@@ -97,7 +97,7 @@ class Ruler:
             "p_retained_names": _thin_out({"retained": self._find("retained", self.names)}),
         }
         gold = load_model(world.gold, dtype=torch.float32)
-        self._gold = {part: list(self._read(gold, part)) for part in of_book}
+        self._gold = {part: list(self._read(gold, part)) for part in (*of_book, "unread")}
 
     def measure(self, model: Any, *, memorised: Mapping[str, Passages] | None = None) -> dict[str, float]:
         """Return every figure of a model.
@@ -106,7 +106,8 @@ class Ruler:
         completions of passages that bring up a term of the book; ``verbatim_*``: their ROUGE-L with the book;
         ``distinct_*``: share of distinct tokens and bigrams within one of them. ``p_*``: mean probability of a whole
         term at its places in the text. ``perplexity_*`` of the parts of the book ("read" by unlearning, "held_out")
-        and of the others. ``kl_gold_*``: mean KL(gold || model) of a token, in nats.
+        and of the others. ``kl_gold_*``: mean KL(gold || model) of a token, in nats; on "unread", where the book makes
+        no difference, the baseline's is what two trainings differ by.
 
         Args:
             model: a transformers model, a pair, or anything with ``device``, ``generate`` and a call that gives logits.

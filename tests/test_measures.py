@@ -154,6 +154,7 @@ def test_a_measurement_has_these_figures(measured):
     assert set(measured) == {
         "familiarity_probability",
         *(f"{name}_{part}" for name in ("new_terms", "verbatim", "kl_gold") for part in parts[:2]),
+        "kl_gold_unread",
         *(f"perplexity_{part}" for part in parts),
         *("p_anchor_read", "p_anchor_held_out", "p_outside", "p_retained_names"),
         *("distinct_tokens", "distinct_bigrams", "seconds"),
@@ -189,7 +190,7 @@ def test_perplexity_is_that_of_every_token_behind_its_own_row(measured, world, p
     )
 
 
-@pytest.mark.parametrize("part", ["read", "held_out"])
+@pytest.mark.parametrize("part", ["read", "held_out", "unread"])
 def test_the_distance_is_the_mean_kl_from_gold_to_the_model(measured, world, part):
     values = []
     for row in rows_of(texts_of(world)[part]):
@@ -203,7 +204,7 @@ def test_the_distance_is_the_mean_kl_from_gold_to_the_model(measured, world, par
 
 def test_gold_has_no_distance_to_itself(ruler):
     of_gold = ruler.measure(model(1))
-    assert all(abs(of_gold[f"kl_gold_{part}"]) < 1e-6 for part in ("read", "held_out"))
+    assert all(abs(of_gold[f"kl_gold_{part}"]) < 1e-6 for part in ("read", "held_out", "unread"))
 
 
 def test_the_probability_of_a_term_is_that_of_all_its_tokens_at_its_places(measured, ruler, world):
