@@ -204,13 +204,12 @@ def test_targets_of_a_block_are_those_of_the_plain_re_statement(settings, alpha)
 
 
 def test_the_tokens_of_a_translation_that_stands_there_are_no_news():
-    logits = torch.randn(6, 9)
+    logits, places = torch.randn(5, 9), torch.tensor([0, 1, 2, 4, 5])
     kept = logits.clone()
-    neutral = neutralise(logits, [(1, 4), (3, 4), (3, 7)])
-    assert torch.equal(logits, kept) and neutralise(logits, ()) is logits
-    for position, token in itertools.product(range(6), range(9)):
-        known = position > 1 and token == 4 or position > 3 and token == 7
-        assert neutral[position, token] == (logits[position].mean() if known else logits[position, token])
+    neutralise(logits, places, [(1, 4), (3, 4), (3, 7)])
+    for (row, place), token in itertools.product(enumerate(places.tolist()), range(9)):
+        known = place > 1 and token == 4 or place > 3 and token == 7
+        assert logits[row, token] == (kept[row].mean() if known else kept[row, token])
 
 
 def check_rows(root: Path, store: TargetStore, alpha: float, config: TargetsConfig) -> Iterator[tuple[Row, Any]]:
@@ -667,7 +666,8 @@ def test_hard_targets_are_one_id_a_position(root, store, tmp_path):
             assert stored[label] == max(stored.values())
     tensors = load_file(tmp_path / "out" / "forget-00000.safetensors")
     assert tensors[f"labels {ALPHA}"].dtype == torch.int32
-    assert {name.split()[0] for name in tensors} == {"token_starts", "token_ids", "positions", "starts", "labels"}
+    fields = {"positions", "starts", "inside", "labels"}
+    assert {name.split()[0] for name in tensors} == {"token_starts", "token_ids", *fields}
     kept = [load_file(folder / "retain-00000.safetensors") for folder in (hard.folder, store.folder)]
     assert all(torch.equal(tensor, kept[1][name]) for name, tensor in kept[0].items())  # soft in both
 
@@ -852,10 +852,10 @@ def test_a_folder_that_holds_no_targets_or_not_all_is_refused(store, tmp_path):
     shard.unlink()
     assert "got .../copy/retain-00000.safetensors, which is missing; copy" in refusal()
     text = manifest.read_text()
-    manifest.write_text(text.replace('"schema": 1', '"schema": 2'))
-    assert refusal() == "wanted targets of schema 1; got .../copy of another; compute them again"
+    manifest.write_text(text.replace('"schema": 2', '"schema": 1'))
+    assert refusal() == "wanted targets of schema 2; got .../copy of another; compute them again"
     manifest.write_text("[]")
-    assert refusal() == "wanted targets of schema 1; got .../copy of another; compute them again"
+    assert refusal() == "wanted targets of schema 2; got .../copy of another; compute them again"
     manifest.write_text(text[:50])
     assert refusal().startswith("wanted a folder of targets; got .../copy/targets.json: ")
 

@@ -55,6 +55,7 @@ Offset = Literal["translated", "original"]
 _SHARD_TOKENS = 1 << 15  # positions in a file: little work is lost with one
 _BINS, _BINS_A_NAT = 128, 4  # resolution of ``likely_tokens``
 _LEAST = 1e-30  # probability that the student's tail counts with, if it has none
+_NOTHING = -87.0  # log-probability of next to nothing in float32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,44 +142,46 @@ def block_targets(
     the reinforced model's own, without the anchor's remaining tokens; at alpha 0 they have no target. The third value
     is true at those.
     """
-    positions = torch.tensor(block.positions)
-    mapped = (positions >= 0).nonzero().flatten()
-    neutral = neutralise(baseline, block.named)
-    values = neutral[positions[mapped]].float()
+    translated = torch.tensor(block.positions)
+    inside = torch.zeros(len(translated), dtype=torch.bool)
+    corrected = reinforced is not None and bool(alpha)
+    if corrected and config.ban and not config.paper:
+        inside[[position for position, _ in block.inside]] = True
+    positions = ((translated >= 0) | inside).nonzero().flatten()
+    inside = inside[positions]
+    places = translated[positions].clamp_min(0)  # what this takes for a position inside is overwritten below
+    values = baseline[places].float()
+    neutralise(values, places, block.named)
     if reinforced is not None and alpha:
-        r = reinforced[mapped].float()
+        r = reinforced[positions].float()
         of = {"alpha": alpha, "space": config.space, "threshold": config.threshold}
         if config.offset == "original" and original is not None:
-            before = original[mapped].float()
+            before = original[positions].float()
             if config.space == "logprobs":
                 before, values = before.log_softmax(-1), values.log_softmax(-1)
             offset = before - correct_logits(before, r, **of)  # type: ignore[arg-type]
             values = values - offset.masked_fill(before.isneginf(), 0)
         else:
             values = correct_logits(values, r, **of)  # type: ignore[arg-type]
-        if config.ban and not config.paper and block.inside:
-            within = torch.tensor([position for position, _ in block.inside])
-            banned = reinforced[within].float()
-            for row, (_, tokens) in enumerate(block.inside):
-                banned[row, list(tokens)] -= config.ban
-            order = torch.cat([mapped, within]).sort()
-            values = torch.cat([values / config.temperature, banned / config.inside_temperature])
-            return order.values, values[order.indices], order.indices >= len(mapped)
-    return mapped, values / config.temperature, torch.zeros(len(mapped), dtype=torch.bool)
+    if config.temperature != 1:
+        values = values / config.temperature
+    if inside.any():
+        banned = r[inside]
+        for row, (_, tokens) in enumerate(block.inside):
+            banned[row, list(tokens)] -= config.ban
+        values[inside] = banned / config.inside_temperature
+    return positions, values, inside
 
 
 def neutralise(
-    logits: Tensor,  # [length, vocab]
+    logits: Tensor,  # [n, vocab]
+    places: Tensor,  # [n] translated positions that the rows stand at
     named: Sequence[tuple[int, int]],
-) -> Tensor:  # [length, vocab]
-    """Give each named token, behind its position, that position's mean logit (method step 5)."""
-    if not named:
-        return logits
-    mean = logits.float().mean(-1).to(logits.dtype)
-    logits = logits.clone()
+) -> None:
+    """Give each named token, in rows behind its position, the row's mean logit, in place (method step 5)."""
+    mean = logits.mean(-1) if named else logits
     for position, token in named:
-        logits[position + 1 :, token] = mean[position + 1 :]
-    return logits
+        logits[:, token] = torch.where((places > position).to(mean.device), mean, logits[:, token])
 
 
 def likely_tokens(
@@ -191,17 +194,18 @@ def likely_tokens(
     remainder lumped together differs from the full one by at most 2 * tail in the L1 norm, a position, and by what
     float16 rounds off: up to 0.4 % of each probability above 1e-7.
     """
-    probabilities = log_probs.exp()
-    bins = (log_probs * -_BINS_A_NAT).clamp(0, _BINS - 1).to(torch.int64)
-    mass = torch.zeros(len(log_probs), _BINS, device=log_probs.device).scatter_add_(1, bins, probabilities)
-    behind = mass.flip(1).cumsum(1).flip(1)  # probability of a bin and all less likely ones
+    bins = (log_probs * -_BINS_A_NAT).clamp_(0, _BINS - 1).to(torch.int64)
+    mass = torch.zeros(len(log_probs), _BINS, device=log_probs.device).scatter_add_(1, bins, log_probs.exp())
+    behind = torch.nn.functional.pad(mass.flip(1).cumsum(1).flip(1), (0, 1))  # of a bin and all less likely ones
     first_cut = (behind > tail).sum(1, keepdim=True)
-    kept = (bins < first_cut) & (probabilities > 0)
+    least = (first_cut / -_BINS_A_NAT).masked_fill(first_cut == _BINS, _NOTHING)
+    kept = log_probs > least
+    places = kept.flatten().nonzero().flatten()
     return SoftTargets(
         counts=kept.sum(1, dtype=torch.int32),
-        tokens=kept.nonzero()[:, 1].to(torch.int32),
-        log_probs=log_probs[kept].to(torch.float16),
-        rest=probabilities.masked_fill(kept, 0).sum(1),
+        tokens=(places % log_probs.shape[1]).to(torch.int32),
+        log_probs=log_probs.flatten()[places].to(torch.float16),
+        rest=behind.gather(1, first_cut).squeeze(1),
     )
 
 
@@ -385,13 +389,17 @@ class _Teachers:
         return logits[..., : self.pair.vocab_size]
 
     def _fields(self, values: Tensor, *, hard: bool) -> dict[str, Tensor]:
-        if values.isnan().any():
-            raise ModelError("teachers whose logits are numbers", "NaN among them", "load them with another dtype")
         if hard:
+            _check_numbers(values.sum(-1))
             return {"labels": values.argmax(-1).to(torch.int32).cpu()}
-        return {
-            name: each.cpu() for name, each in likely_tokens(values.log_softmax(-1), self.config.tail)._asdict().items()
-        }
+        log_probs = values.log_softmax(-1)
+        _check_numbers(log_probs[:, 0])  # one NaN makes a row of them
+        return {name: each.cpu() for name, each in likely_tokens(log_probs, self.config.tail)._asdict().items()}
+
+
+def _check_numbers(values: Tensor) -> None:
+    if values.isnan().any():
+        raise ModelError("teachers whose logits are numbers", "NaN among them", "load them with another dtype")
 
 
 class _Translation:
