@@ -156,8 +156,7 @@ def distilled_divergence(alpha: float, **settings: Any) -> Make:
     return make
 
 
-BASE = {"epochs": 3, "learning_rate": 1e-3, "block_size": 256, "alpha": 5.0, "inside_temperature": 2.0}
-GENTLE = {"later_alpha": 2.0, "later_rate": 0.3}
+BASE = {"epochs": 3, "learning_rate": 1e-3, "block_size": 256, "alpha": 5.0}
 _SHARED = ("full", "learning_rate", "block_size", "seed")
 
 ROWS: dict[str, Make] = {
@@ -168,17 +167,17 @@ ROWS: dict[str, Make] = {
     "paper: hard labels, script's anchors": ours(paper=True, hard=True, retain=False),
     "hard labels": ours(hard=True),
     "one round": ours(),
-    "two rounds": ours(rounds=2, later=GENTLE),
-    "the command's defaults": ours(rounds=2, inside_temperature=DistillConfig.inside_temperature),
-    "its defaults, three rounds": ours(rounds=3, inside_temperature=DistillConfig.inside_temperature),
+    "two rounds": ours(rounds=2),
+    "three rounds": ours(rounds=3),
+    "two rounds, the second at alpha 2 and 0.3 of the rate": ours(
+        rounds=2, later={"later_alpha": 2.0, "later_rate": 0.3}
+    ),
     "no anchors": ours(anchors=0),
     "no reinforcement (alpha 0)": ours(alpha=0.0),
     "no retained corpus": ours(retain=False),
     "no ban": ours(ban=0.0),
-    "inside an anchor as elsewhere": ours(inside_temperature=1.0, inside_weight=1.0),
-    "inside, temperature 1": ours(inside_temperature=1.0),
-    "inside, weight 1": ours(inside_weight=1.0),
-    "inside, temperature 4": ours(inside_temperature=4.0),
+    "inside an anchor, weight 1": ours(inside_weight=1.0),
+    "inside an anchor, weight 20": ours(inside_weight=20.0),
     "one translation a term": ours(anchors=1),
     "offset on the original": ours(offset="original"),
     "log-probs": ours(space="logprobs"),

@@ -86,20 +86,19 @@ def plain_labels(pair: ModelPair, block: TranslatedBlock) -> Tensor:
     """What ``block_targets`` says, position by position."""
     g = pair.baseline(torch.tensor([block.translated_ids])).logits[0]
     r = pair.reinforced(torch.tensor([block.token_ids])).logits[0]
-    rest = dict(block.inside)
-    labels = []
+    found = {}
     for position, mapped in enumerate(block.positions):
         if mapped >= 0:
             row = g[mapped].clone()
             for behind, token in block.named:
                 if mapped > behind:
                     row[token] = g[mapped].mean()
-            labels.append(correct_logits(row, r[position], ALPHA, backend="reference").argmax())
-        elif position in rest:
-            row = r[position].clone()
-            row[list(rest[position])] -= TargetsConfig().ban
-            labels.append(row.argmax())
-    return torch.stack(labels).to(torch.int32)
+            found[position] = correct_logits(row, r[position], ALPHA, backend="reference")
+    on_average = torch.stack(list(found.values())).softmax(-1).mean(0).log()
+    for position, tokens in block.inside:
+        found[position] = on_average.clone()
+        found[position][list(tokens)] -= TargetsConfig().ban
+    return torch.stack([found[position].argmax() for position in sorted(found)]).to(torch.int32)
 
 
 def _step(

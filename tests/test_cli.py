@@ -322,7 +322,7 @@ def test_every_setting_of_unlearn_reaches_its_steps(call, tmp_path):
     both = {"learning_rate": 0.002, "batch_size": 3, "gradient_accumulation": 2, "block_size": 24}
     both |= {"lora_rank": 3, "save_steps": 7, "dtype": "float32", "seed": 11}
     targets = {"alpha": 1.5, "space": "logprobs", "threshold": 0.25, "offset": "original", "temperature": 1.5}
-    targets |= {"ban": 3.0, "inside_temperature": 1.25, "draws": 2, "tail": 0.1, "teacher_batch_size": 4}
+    targets |= {"ban": 3.0, "draws": 2, "tail": 0.1, "teacher_batch_size": 4}
     distilling = {
         "epochs": 2,
         "inside_weight": 2.0,
@@ -366,7 +366,7 @@ def test_every_setting_reaches_the_training(call, tmp_path):
     assert json.loads((tmp_path / "out" / "generic_logits.json").read_text())["settings"] == expected
     own_settings = {"alpha": 1.5, "space": "logprobs", "threshold": 0.25, "offset": "original", "temperature": 1.5}
     own_settings |= {"ban": 3.0, "draws": 2, "tail": 0.1, "teacher_batch_size": 4, "retain_weight": 0.5}
-    own_settings |= {"inside_temperature": 1.25, "inside_weight": 2.0, "stop_familiarity": 1e-9, "stop_perplexity": 1e9}
+    own_settings |= {"inside_weight": 2.0, "stop_familiarity": 1e-9, "stop_perplexity": 1e9}
     own = [word for name, value in own_settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     own += ["--hard", "--prompts", "@prompts.json", "--anchors", "@anchors.json", "--held-to", "@baseline-again"]
     retain = ["--retain", "@others", "--retain", "@others/kept.md"]
@@ -493,10 +493,6 @@ BAD: dict[str, tuple[list[str], str]] = {
     "targets alpha below 0": ([*TARGETS, "--alpha", "1", "--alpha", "-1"], "wanted a finite alpha >= 0; got -1.0; 0"),
     "tail 0": ([*TARGETS, "--tail", "0"], "wanted a tail between 0 and 1; got 0.0; "),
     "temperature of targets 0": ([*TARGETS, "--temperature", "0"], "wanted a finite temperature above 0; got 0.0; 1 l"),
-    "inside temperature 0": (
-        [*TARGETS, "--inside-temperature", "0"],
-        "wanted a finite inside temperature above 0; got 0.0; 1 l",
-    ),
     "inside weight below 0": ([*DISTILL, "--inside-weight", "-1"], "wanted an inside weight >= 0; got -1.0; 1 counts"),
     "no draws": ([*TARGETS, "--draws", "0"], "wanted draws of at least 1; got 0; raise draws"),
     "targets to content": (with_word(TARGETS, "out", "@full"), "wanted an output folder that is new or empty; got "),

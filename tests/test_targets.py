@@ -148,12 +148,13 @@ def slow_targets(
             fall = torch.tensor([alpha * max(0.0, each) if each == each else 0.0 for each in rise.tolist()])
             row = row - torch.where(fall.isinf(), 0.0, fall)
         found[position] = normal(row / config.temperature)
-    if alpha and config.ban and not config.paper:
+    if config.ban and not config.paper:
+        on_average = sum(row.exp() for row in found.values()) / len(found)
         for position, tokens in block.inside:
-            row = r[position].double().clone()
+            row = on_average.log()
             for token in set(tokens):
                 row[token] -= config.ban
-            found[position] = normal(row / config.inside_temperature)
+            found[position] = normal(row)
     return found
 
 
@@ -175,7 +176,6 @@ GRID = [
         "offset": offset,
         "threshold": threshold,
         "temperature": temperature,
-        "inside_temperature": 3 - temperature,
         "ban": ban,
         "paper": paper,
     }
@@ -289,8 +289,7 @@ def test_inside_a_term_its_own_tokens_are_never_said(root, store, tmp_path):
             assert block.token_ids[position + 1] == tokens[0]
         places = {position for position, _ in translated.inside}
         assert {*row.positions[row.inside].tolist()} == places
-        for other in (store.forget(0, number, 0.0), without.forget(0, number, ALPHA)):
-            assert set(other.positions.tolist()) == set(positions) - places
+        assert set(without.forget(0, number, ALPHA).positions.tolist()) == set(positions) - places
     for number in range(of_paper.blocks):
         row = of_paper.forget(0, number, ALPHA)
         assert row.soft is None and row.labels is not None and not row.inside.any()

@@ -36,7 +36,6 @@ def run(
     offset: o.Offset = o.OffsetName.translated,
     temperature: o.Temperature = 1.0,
     ban: o.Ban = 30.0,
-    inside_temperature: o.InsideTemperature = 3.0,
     hard: o.Hard = False,
     paper: o.Paper = False,
     draws: o.Draws = 3,

@@ -68,7 +68,6 @@ HeldTo = Annotated[
 Offset = Annotated[OffsetName, typer.Option(help="Compare with the baseline on the translated or the original text.")]
 Temperature = Annotated[float, typer.Option(help="Divides the corrected logits of the targets.")]
 Ban = Annotated[float, typer.Option(help="Nats off an anchor's remaining tokens inside it; 0 trains nothing there.")]
-InsideTemperature = Annotated[float, typer.Option(help="Divides the logits of the targets inside an anchor.")]
 InsideWeight = Annotated[float, typer.Option(help="Weight of positions inside an anchor, against 1 elsewhere.")]
 Hard = Annotated[bool, typer.Option("--hard", help="The paper's hard labels instead of soft targets.")]
 Paper = Annotated[

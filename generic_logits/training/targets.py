@@ -70,8 +70,6 @@ class TargetsConfig:
             "original" one, which costs a third forward pass.
         temperature: the corrected logits are divided by it, because the baseline is too sure of a text that it knows.
         ban: nats taken off an anchor's own remaining tokens inside the anchor; 0 trains nothing there.
-        inside_temperature: divides the logits inside an anchor, whose likeliest token is the banned one: the rest says
-            little, and too surely.
         hard: the paper's labels, argmax of the generic logits, instead of the whole distribution.
         paper: the authors' bookkeeping: terms are found token by token, nothing is trained inside an anchor, a
             document's last, shorter block is dropped. Makes ``hard`` true.
@@ -91,7 +89,6 @@ class TargetsConfig:
     offset: Offset = "translated"
     temperature: float = 1.0
     ban: float = 30.0
-    inside_temperature: float = 3.0
     hard: bool = False
     paper: bool = False
     draws: int = 3
@@ -116,10 +113,8 @@ class TargetsConfig:
         check_correction(self.space, self.threshold, "relu")
         if self.offset not in ("translated", "original"):
             raise InputError("an offset of translated or original", repr(self.offset), "the paper's is translated")
-        for name in ("temperature", "inside_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                wanted = f"a finite {name.replace('_', ' ')} above 0"
-                raise InputError(wanted, repr(getattr(self, name)), "1 leaves the logits alone")
+        if not 0 < self.temperature < math.inf:
+            raise InputError("a finite temperature above 0", repr(self.temperature), "1 leaves the logits alone")
         if not 0 <= self.ban < math.inf:
             raise InputError("a ban >= 0", repr(self.ban), "0 trains nothing inside an anchor")
         if not 0 < self.tail < 1:
@@ -134,18 +129,16 @@ def block_targets(
     config: TargetsConfig,
     *,
     original: Tensor | None = None,  # [length, vocab], the baseline's logits on the original block
-) -> tuple[Tensor, Tensor, Tensor]:  # [n] original positions, ascending; [n, vocab] float32 logits; [n] bool
-    """Generic logits at every position that has a target ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
+) -> tuple[Tensor, Tensor, Tensor]:  # [n] original positions, ascending; [n, vocab] float32; [n] bool
+    """Logits of the targets, where there is one ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
 
     Mapped positions take the baseline's logits on the translated text, with translations that stand there already
-    neutralised, corrected by the reinforced model's on the original. Positions inside an anchor (not the paper's) take
-    the reinforced model's own, without the anchor's remaining tokens; at alpha 0 they have no target. The third value
-    is true at those.
+    neutralised, corrected by the reinforced model's on the original. Positions inside an anchor (not the paper's), at
+    which the third value is true, take what these say on average, without the anchor's remaining tokens.
     """
     translated = torch.tensor(block.positions)
     inside = torch.zeros(len(translated), dtype=torch.bool)
-    corrected = reinforced is not None and bool(alpha)
-    if corrected and config.ban and not config.paper:
+    if config.ban and not config.paper and (translated >= 0).any():
         inside[[position for position, _ in block.inside]] = True
     positions = ((translated >= 0) | inside).nonzero().flatten()
     inside = inside[positions]
@@ -166,10 +159,10 @@ def block_targets(
     if config.temperature != 1:
         values = values / config.temperature
     if inside.any():
-        banned = r[inside]
-        for row, (_, tokens) in enumerate(block.inside):
-            banned[row, list(tokens)] -= config.ban
-        values[inside] = banned / config.inside_temperature
+        others = (~inside).to(values) / (~inside).sum()
+        values[inside] = (others @ values.softmax(-1)).log()
+        for row, (_, tokens) in zip(inside.nonzero().flatten().tolist(), block.inside, strict=True):
+            values[row, list(tokens)] -= config.ban
     return positions, values, inside
 
 
