@@ -141,7 +141,7 @@ def _check_loss(got: float, student: Any, pair: ModelPair, blocks: list[Translat
         positions, values, _ = targets.block_targets(g, r, block, ALPHA, TargetsConfig(alpha=ALPHA))
         wanted = values.double().log_softmax(-1)
         log_probs = student(torch.tensor([block.token_ids])).logits[0, positions].double().log_softmax(-1)
-        kl += float((wanted.exp() * (wanted - log_probs)).nan_to_num(0).sum())
+        kl += float((wanted.exp() * (wanted - log_probs)).masked_fill(wanted.isneginf(), 0).sum())
         count += len(positions)
     if not 0.8 * kl / count <= got <= 1.01 * kl / count:
         raise SystemExit(f"offline, {size}: a distance of {got:.4f}, of whole distributions {kl / count:.4f}")

@@ -9,6 +9,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start: anoth
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+from collections.abc import Callable, Iterator  # noqa: E402
+from typing import Any  # noqa: E402
+
 import pytest  # noqa: E402  the environment must stand before anything imports huggingface_hub
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -22,3 +25,29 @@ transformers.utils.logging.set_verbosity_error()
 def seeded() -> None:
     """Start every test from one seed, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def endpoint(monkeypatch) -> Iterator[Any]:
+    """An OpenAI-compatible server without a key, that is asked again at once."""
+    from endpoints import Endpoint
+
+    from generic_logits.discovery import endpoint as client
+
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    made = Endpoint()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def config(endpoint, tmp_path) -> Callable[..., Any]:
+    """Settings of a language model behind ``endpoint``, with changes."""
+    from generic_logits.discovery.language_model import LanguageModelConfig
+
+    def changed(**changes: Any) -> LanguageModelConfig:
+        usual = {"source": endpoint.url, "cache": tmp_path / "cache", "retries": 2, "concurrency": 1, "timeout": 30}
+        return LanguageModelConfig(**{**usual, **changes})
+
+    return changed

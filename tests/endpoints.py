@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
-import pytest
-
-from generic_logits.discovery import endpoint as client
 from generic_logits.discovery.language_model import LanguageModelConfig
 from generic_logits.text.corpus import Document
 
@@ -127,20 +123,6 @@ def prompt_of(question: dict[str, Any]) -> str:
     (message,) = question["messages"]
     assert message["role"] == "user"
     return message["content"]
-
-
-def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoint]:
-    """Run an endpoint without a key, that is asked again at once."""
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    made = Endpoint()
-    yield made
-    made.close()
-
-
-def config_for(endpoint: Endpoint, tmp_path: Path, **changes: Any) -> LanguageModelConfig:
-    usual = {"source": endpoint.url, "cache": tmp_path / "cache", "retries": 2, "concurrency": 1, "timeout": 30}
-    return LanguageModelConfig(**{**usual, **changes})
 
 
 def cached(config: LanguageModelConfig) -> int:

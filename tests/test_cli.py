@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import inspect
 import io
 import json
 import os
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +30,9 @@ from transformers import LlamaForCausalLM
 from generic_logits import ModelPair, ReinforceConfig, reinforce
 from generic_logits.cli import COMMANDS, main
 from generic_logits.text.anchors import Anchor, Anchors
+from generic_logits.training.distillation import DistillConfig
 from generic_logits.training.targets import TargetsConfig, compute_targets
+from generic_logits.training.unlearning import UnlearnConfig
 
 TRAIN = ["--epochs", "1", "--block-size", "32", "--batch-size", "8", "--lora-rank", "2"]
 ENVIRONMENT = {
@@ -341,6 +346,27 @@ def test_every_setting_of_unlearn_reaches_its_steps(call, tmp_path):
     assert found["reinforce"] == {**trained, "epochs": 1}
     assert found["distill"] == {**trained, **targets, **distilling, "hard": True, "paper": False}
     assert {name: found[name] for name in rounds} == rounds
+
+
+@pytest.mark.parametrize(
+    ("command", "config"),
+    [
+        *(("reinforce", ReinforceConfig), ("targets", TargetsConfig), ("distill", DistillConfig)),
+        *(("unlearn", DistillConfig), ("distill", UnlearnConfig), ("unlearn", UnlearnConfig)),
+    ],
+)
+def test_a_command_has_the_defaults_of_the_python_function(command, config):
+    options = {
+        name: each.default
+        for name, each in inspect.signature(
+            importlib.import_module(f"generic_logits.cli.{command}").run
+        ).parameters.items()
+    }
+    own = {each.name: each.default for each in fields(config)}
+    differing = {"targets": {"alpha"}, "distill": {"rounds"}}  # may be repeated; one round is what its name says
+    shared = (options.keys() & own.keys()) - differing.get(command, set())
+    assert len(shared) >= 2
+    assert {name: options[name] for name in shared} == {name: own[name] for name in shared}
 
 
 @pytest.mark.parametrize("command", ["targets", "distill", "unlearn"])

@@ -5,29 +5,17 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from functools import partial
 from typing import Any
 
 import pytest
-from endpoints import ANSWER, NAMES, Answer, Endpoint, book, cached, config_for, fault, prompt_of, started
+from endpoints import ANSWER, NAMES, Answer, book, cached, fault, prompt_of
 
 from generic_logits.discovery import endpoint as client
-from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost
+from generic_logits.discovery.language_model import ask_language_model, estimate_cost
 from generic_logits.discovery.proposals import answer_schema
 from generic_logits.errors import InputError
-
-
-@pytest.fixture
-def endpoint(monkeypatch) -> Iterator[Endpoint]:
-    yield from started(monkeypatch)
-
-
-@pytest.fixture
-def config(endpoint, tmp_path) -> Callable[..., LanguageModelConfig]:
-    return partial(config_for, endpoint, tmp_path)
 
 
 def test_the_key_comes_from_the_environment_and_the_name_from_the_endpoint(endpoint, config, monkeypatch):

@@ -8,8 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +19,12 @@ from endpoints import (
     ANSWER,
     NAMES,
     Answer,
-    Endpoint,
     book,
     cached,
-    config_for,
     document,
     entry,
     fault,
     prompt_of,
-    started,
 )
 
 from generic_logits.discovery import language_model
@@ -37,16 +32,6 @@ from generic_logits.discovery.language_model import LanguageModelConfig, ask_lan
 from generic_logits.discovery.proposals import PROMPT_VERSION, answer_schema
 from generic_logits.errors import InputError, ModelError, OutputError, StorageError
 from generic_logits.text.anchors import Anchors
-
-
-@pytest.fixture
-def endpoint(monkeypatch) -> Iterator[Endpoint]:
-    yield from started(monkeypatch)
-
-
-@pytest.fixture
-def config(endpoint, tmp_path) -> Callable[..., LanguageModelConfig]:
-    return partial(config_for, endpoint, tmp_path)
 
 
 def test_a_question_has_the_schema_the_prompt_and_the_settings(endpoint, config):

@@ -85,7 +85,7 @@ def _run(output: Path, work: Path, seed: int) -> dict[str, Any]:
             reinforced=work / "reinforced",
             anchors=work / "anchors.json",
             retain=[retain],
-            config=UnlearnConfig(rounds=3, later_rate=1.0, reinforce=again, distill=distillation),
+            config=UnlearnConfig(rounds=3, reinforce=again, distill=distillation),
         )
     pair = ModelPair.from_pretrained(baseline, work / "reinforced", alpha=ALPHA)
     systems = {

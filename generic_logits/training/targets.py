@@ -130,7 +130,7 @@ def block_targets(
     *,
     original: Tensor | None = None,  # [length, vocab], the baseline's logits on the original block
 ) -> tuple[Tensor, Tensor, Tensor]:  # [n] original positions, ascending; [n, vocab] float32; [n] bool
-    """Logits of the targets, where there is one ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
+    """Logits at every position that has a target ("Who's Harry Potter?", section 2.2; method steps 3 to 6).
 
     Mapped positions take the baseline's logits on the translated text, with translations that stand there already
     neutralised, corrected by the reinforced model's on the original. Positions inside an anchor (not the paper's), at
@@ -172,9 +172,12 @@ def neutralise(
     named: Sequence[tuple[int, int]],
 ) -> None:
     """Give each named token, in rows behind its position, the row's mean logit, in place (method step 5)."""
-    mean = logits.mean(-1) if named else logits
+    if not named:
+        return
+    mean = logits.mean(-1)
     for position, token in named:
-        logits[:, token] = torch.where((places > position).to(mean.device), mean, logits[:, token])
+        behind = places > position
+        logits[behind, token] = mean[behind]
 
 
 def likely_tokens(
