@@ -169,9 +169,12 @@ ROWS: dict[str, Make] = {
     "one round": ours(),
     "two rounds": ours(rounds=2),
     "three rounds": ours(rounds=3),
-    "two rounds, the second at alpha 2 and 0.3 of the rate": ours(
-        rounds=2, later={"later_alpha": 2.0, "later_rate": 0.3}
-    ),
+    **{
+        f"two rounds, the second at alpha {alpha:g} and {rate:g} of the rate": ours(
+            rounds=2, later={"later_alpha": alpha, "later_rate": rate}
+        )
+        for alpha, rate in ((2.0, 0.3), (1.0, 0.3), (0.5, 1.0), (0.5, 0.3))
+    },
     "no anchors": ours(anchors=0),
     "no reinforcement (alpha 0)": ours(alpha=0.0),
     "no retained corpus": ours(retain=False),
