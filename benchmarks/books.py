@@ -23,7 +23,7 @@ from benchmarks import peers
 from benchmarks.measures import Ruler
 from benchmarks.worlds import World, oz_world, second_world
 from generic_logits import Anchors, DistillConfig, ModelPair, ReinforceConfig, distill, find_anchors, reinforce, unlearn
-from generic_logits.models.pair import load_model, load_tokenizer
+from generic_logits.models.loading import load_model, load_tokenizer
 from generic_logits.text.corpus import open_corpus
 from generic_logits.training.unlearning import UnlearnConfig
 
@@ -173,7 +173,7 @@ ROWS: dict[str, Make] = {
         f"two rounds, the second at alpha {alpha:g} and {rate:g} of the rate": ours(
             rounds=2, later={"later_alpha": alpha, "later_rate": rate}
         )
-        for alpha, rate in ((2.0, 0.3), (1.0, 0.3), (0.5, 1.0), (0.5, 0.3))
+        for alpha, rate in ((2.0, 0.3), (1.0, 1.0), (1.0, 0.3), (0.5, 1.0))
     },
     "no anchors": ours(anchors=0),
     "no reinforcement (alpha 0)": ours(alpha=0.0),

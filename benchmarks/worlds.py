@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from generic_logits.models.pair import load_model, load_tokenizer
+from generic_logits.models.loading import load_model, load_tokenizer
 from generic_logits.text.prompts import Prompt, load_prompts
 
 RETAINED = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from generic_logits.discovery.find import find_anchors
     from generic_logits.errors import GenericLogitsError
+    from generic_logits.models.generic_model import GenericForCausalLM
     from generic_logits.models.pair import ModelPair
     from generic_logits.models.processor import GenericLogitsProcessor
     from generic_logits.ops import correct_logits
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Anchors": "text.anchors",
     "DistillConfig": "training.distillation",
+    "GenericForCausalLM": "models.generic_model",
     "GenericLogitsError": "errors",
     "GenericLogitsProcessor": "models.processor",
     "ModelPair": "models.pair",
@@ -44,6 +46,7 @@ _HOME = {
 __all__ = [
     "Anchors",
     "DistillConfig",
+    "GenericForCausalLM",
     "GenericLogitsError",
     "GenericLogitsProcessor",
     "ModelPair",

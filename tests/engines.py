@@ -30,7 +30,7 @@ from torch import Tensor  # noqa: E402
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 from generic_logits import ModelPair  # noqa: E402
-from generic_logits.models.pair import share_weights  # noqa: E402
+from generic_logits.models.loading import share_weights  # noqa: E402
 from generic_logits.vllm import engine_args  # noqa: E402
 
 ALPHA = 2.0

@@ -20,6 +20,7 @@ ROOT = Path(generic_logits.__file__).parent
 PUBLIC_NAMES = [
     "Anchors",
     "DistillConfig",
+    "GenericForCausalLM",
     "GenericLogitsError",
     "GenericLogitsProcessor",
     "ModelPair",

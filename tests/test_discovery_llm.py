@@ -324,14 +324,14 @@ def test_a_model_that_writes_no_json_ends_in_the_clear_error(folder, tmp_path):
 
 @pytest.mark.parametrize("template", [None, TEMPLATE])
 def test_a_folders_model_is_asked_greedily_by_its_template(folder, tmp_path, monkeypatch, template):
-    from generic_logits.models import pair
+    from generic_logits.models import loading
 
-    tokenizer = pair.load_tokenizer(folder)
+    tokenizer = loading.load_tokenizer(folder)
     tokenizer.chat_template = template
-    monkeypatch.setattr(pair, "load_tokenizer", lambda source: tokenizer)
-    model = pair.load_model(folder)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda source: tokenizer)
+    model = loading.load_model(folder)
     model.generation_config.update(do_sample=True, temperature=0.7, top_p=0.5, top_k=3)
-    monkeypatch.setattr(pair, "load_model", lambda source, **options: model)
+    monkeypatch.setattr(loading, "load_model", lambda source, **options: model)
     calls: list[tuple[str, dict[str, Any]]] = []
     answers = ["no", json.dumps(ANSWER)]
 

@@ -31,7 +31,7 @@ from generic_logits import DistillConfig, ModelPair, ReinforceConfig, distill, r
 from generic_logits._record import weights_fingerprint
 from generic_logits.cli import main
 from generic_logits.errors import InputError, ModelError
-from generic_logits.models.pair import load_tokenizer
+from generic_logits.models.loading import load_tokenizer
 from generic_logits.models.scoring import perplexity, target_probability
 from generic_logits.text.anchors import Anchor, Anchors
 from generic_logits.text.corpus import cut_blocks, read_documents

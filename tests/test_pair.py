@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, LogitsProcessor
 from generic_logits import GenericLogitsProcessor, ModelPair
 from generic_logits._record import weights_fingerprint
 from generic_logits.errors import InputError, ModelError
-from generic_logits.models.pair import is_adapter, load_adapter, load_model, load_tokenizer, share_weights
+from generic_logits.models.loading import is_adapter, load_adapter, load_model, load_tokenizer, share_weights
 
 ALPHA = 3.0
 VOCAB = 300  # tokens of the tokenizer
@@ -200,8 +200,6 @@ def test_generate_hands_the_mask_on_where_eos_is_the_padding(folders, tmp_path):
     assert not any(tiny.EOS in answer for answer in expected)
     assert answers(pair, rows, pad=tiny.EOS) == expected
     assert answers(pair, rows[1:], pad=tiny.EOS) == expected[1:]
-    with pytest.raises(InputError, match="^wanted prompts whose padding can be told from text"):
-        answers(pair, rows, pad=tiny.EOS, attention_mask=None)
 
 
 def test_a_mask_is_not_needed_where_the_padding_is_no_text(pair):
@@ -222,21 +220,20 @@ def test_your_own_processor_runs_behind_the_correction(pair):
     assert len(seen) == STEPS
 
 
-@pytest.mark.parametrize("where", ["option", "config"])
-def test_generate_refuses_the_paged_cache(pair, where):
+@pytest.mark.parametrize("cache", ["paged", "static"])
+@pytest.mark.parametrize("where", ["option", "config", "model"])
+def test_generate_refuses_a_cache_of_one_branch(pair, where, cache):
     config = copy.deepcopy(pair.baseline.generation_config)
-    config.cache_implementation = "paged"
-    options = {"cache_implementation": "paged"} if where == "option" else {"generation_config": config}
+    config.cache_implementation = cache
+    options = {"option": {"cache_implementation": cache}, "config": {"generation_config": config}, "model": {}}[where]
+    if where == "model":
+        pair.baseline.generation_config.cache_implementation = cache
     with pytest.raises(InputError) as caught:
         pair.generate(torch.ones(1, 3, dtype=torch.long), **options)
     assert str(caught.value) == (
-        "wanted a cache that runs logits processors; got cache_implementation='paged'; "
-        "leave it out: continuous batching drops the correction"
+        f"wanted a dynamic cache, which both branches can share; got cache_implementation={cache!r}; "
+        "leave it out; GenericLogitsProcessor works beside a static one"
     )
-    if where == "config":
-        pair.baseline.generation_config = config
-        with pytest.raises(InputError, match="^wanted a cache that runs logits processors"):
-            pair.generate(torch.ones(1, 3, dtype=torch.long))
 
 
 # --- one copy and an adapter ------------------------------------------------------------------------------------------

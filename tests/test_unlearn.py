@@ -136,7 +136,7 @@ def test_the_record_tells_of_every_round(root, unlearned):
     assert (found["reinforced"], found["prompts"], found["held_to"]) == (None, None, found["baseline"])
     digest = hashlib.sha256((unlearned / "anchors.json").read_bytes()).hexdigest()
     assert found["anchors"] == {"file": "anchors.json", "sha256": digest}
-    assert found["settings"]["rounds"] == 2 and found["settings"]["later_alpha"] == 1.0
+    assert found["settings"]["rounds"] == 2 and found["settings"]["later_alpha"] == 0.5
     first, second = found["rounds"]
     for number, each in enumerate((first, second), 1):
         of_round = record(unlearned / "steps" / f"round-{number}" / "distilled")

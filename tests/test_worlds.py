@@ -17,7 +17,7 @@ from torch import Tensor
 from benchmarks import worlds
 from benchmarks.worlds import World, oz_world, second_world
 from generic_logits.evaluation.utility import text_perplexity
-from generic_logits.models.pair import load_model
+from generic_logits.models.loading import load_model
 from generic_logits.text.prompts import Prompt
 
 WORDS = tiny.tokenizer(folders.VOCAB)

@@ -18,7 +18,8 @@ from generic_logits.errors import OutputError
 from generic_logits.evaluation.familiarity import completion_familiarity, probability_familiarity
 from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_l
 from generic_logits.evaluation.utility import text_perplexity
-from generic_logits.models.pair import ModelPair, load_model
+from generic_logits.models.loading import load_model
+from generic_logits.models.pair import ModelPair
 from generic_logits.text.corpus import open_corpus
 from generic_logits.text.prompts import load_prompts
 from generic_logits.training.distillation import DistillConfig

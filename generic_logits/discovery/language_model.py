@@ -176,7 +176,7 @@ def estimate_cost(documents: Iterable[Document], config: LanguageModelConfig) ->
         tokens = sum(map(len, prompts)) // 4
         counted_by = "characters / 4"
     else:
-        from generic_logits.models.pair import load_tokenizer
+        from generic_logits.models.loading import load_tokenizer
 
         tokenizer = load_tokenizer(config.source)
         tokens = sum(len(_prompt_ids(tokenizer, prompt)) for prompt in prompts)
@@ -312,7 +312,7 @@ class _Folder:
     def __init__(self, config: LanguageModelConfig) -> None:
         import torch
 
-        from generic_logits.models.pair import load_model, load_tokenizer
+        from generic_logits.models.loading import load_model, load_tokenizer
 
         self._config = config
         placed = {"device_map": "auto"} if torch.cuda.is_available() else {}

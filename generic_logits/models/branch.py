@@ -36,9 +36,7 @@ class Branch:
         check_decoder_only(model.config)
         accepted = inspect.signature(model.forward).parameters
         self.model = model
-        self._cache_name = next((name for name in _CACHE_NAMES if name in accepted), "")
-        if not self._cache_name:
-            raise _no_cache(model)
+        self._cache_name = cache_name_of(model)
         self._takes_positions = "position_ids" in accepted
         self._last_only = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self.reset()
@@ -134,6 +132,19 @@ def check_decoder_only(config: Any) -> None:
             f"an encoder-decoder ({config.model_type})",
             "generic logits need one causal model that reads and continues the same text",
         )
+
+
+def cache_name_of(model: Any) -> str:
+    """Name under which a model's forward takes its cache.
+
+    Raises:
+        ModelError: it takes none.
+    """
+    accepted = inspect.signature(model.forward).parameters
+    for name in _CACHE_NAMES:
+        if name in accepted:
+            return name
+    raise _no_cache(model)
 
 
 def _no_cache(model: Any) -> ModelError:

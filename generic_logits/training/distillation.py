@@ -17,7 +17,7 @@ from transformers import Trainer
 
 from generic_logits._record import describe_file, describe_model, write_record
 from generic_logits.errors import InputError, ModelError
-from generic_logits.models.pair import load_model, load_tokenizer, share_weights
+from generic_logits.models.loading import load_model, load_tokenizer, share_weights
 from generic_logits.models.scoring import perplexity
 from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import open_corpora, open_corpus

@@ -10,7 +10,7 @@ from typing import Any
 from transformers import Trainer
 
 from generic_logits._record import describe_model, write_record
-from generic_logits.models.pair import load_model, load_tokenizer
+from generic_logits.models.loading import load_model, load_tokenizer
 from generic_logits.models.scoring import perplexity
 from generic_logits.text.corpus import open_corpus
 from generic_logits.training.run import (

@@ -19,7 +19,8 @@ from tqdm.auto import tqdm
 
 from generic_logits._record import describe_file, describe_model
 from generic_logits.errors import InputError, ModelError
-from generic_logits.models.pair import ModelPair, load_model
+from generic_logits.models.loading import load_model
+from generic_logits.models.pair import ModelPair
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
 from generic_logits.text.alignment import TranslatedBlock, translate_block, translate_tokens, untranslated
 from generic_logits.text.anchors import Anchors

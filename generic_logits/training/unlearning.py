@@ -49,8 +49,8 @@ class UnlearnConfig:
     """
 
     rounds: int = 2
-    later_alpha: float = 1.0
-    later_rate: float = 1.0
+    later_alpha: float = 0.5
+    later_rate: float = 0.3
     reinforce: ReinforceConfig = field(default_factory=ReinforceConfig)
     distill: DistillConfig = field(default_factory=DistillConfig)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from generic_logits.errors import InputError
-from generic_logits.models.pair import check_source
+from generic_logits.models.loading import check_source
 from generic_logits.ops import Space, Variant, check_alpha, check_correction
 
 ARCHITECTURE = "GenericLogitsForCausalLM"

@@ -11,7 +11,7 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from vllm.transformers_utils.config import get_config
 
 from generic_logits.errors import InputError, ModelError
-from generic_logits.models.pair import check_fits, is_adapter
+from generic_logits.models.loading import check_fits, is_adapter
 from generic_logits.ops import Space, Variant, check_alpha, check_correction
 from generic_logits.vllm.adapter import adapter_settings
 from generic_logits.vllm.arguments import REQUEST_ALPHA
