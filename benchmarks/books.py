@@ -186,10 +186,7 @@ ROWS: dict[str, Make] = {
     "log-probs": ours(space="logprobs"),
     **{f"alpha {alpha:g}": ours(alpha=float(alpha)) for alpha in (1, 2, 10)},
     "temperature 1.2": ours(temperature=1.2),
-    "rate 2e-3": ours(learning_rate=2e-3),
-    "retained term x 1": ours(retain_weight=1.0),
     "six epochs": ours(epochs=6, draws=6),
-    "reinforced for ten epochs": ours(reinforcement=10),
     "LoRA": ours(lora=True),
     **{
         f"gradient ascent, lr {rate:g}": peer(peers.gradient_ascent, learning_rate=rate)
