@@ -39,13 +39,13 @@ def correct_logits(
         torch.empty(height * width if needed else 0, dtype=dtype, device=device)
         for needed in (not direct, baseline.dtype != dtype, reinforced.dtype != dtype)
     )
-    bands = zip(baseline.split(height), reinforced.split(height), out.split(height), strict=True)
+    bands = zip(*(torch.split(tensor, height) for tensor in (baseline, reinforced, out)), strict=True)
     for band, (b_band, r_band, out_band) in enumerate(bands):
         weight = -alpha[band * height : (band + 1) * height] if alpha.dim() else -alpha
         offset: Tensor | float = -threshold
         if space == "logprobs":
             offset = _log_normaliser_gap(b_band, r_band, dtype) - threshold
-        blocks = zip(b_band.split(width, -1), r_band.split(width, -1), out_band.split(width, -1), strict=True)
+        blocks = zip(*(torch.split(each, width, -1) for each in (b_band, r_band, out_band)), strict=True)
         for b_block, r_block, out_block in blocks:
             b, r = _converted(b_block, for_b, dtype), _converted(r_block, for_r, dtype)
             v = _lowered(b, r, offset, weight, out_block if direct else for_v[: b.numel()].view(b.shape))
