@@ -29,13 +29,14 @@ def seeded(seed: int) -> torch.Generator:
 @each_form
 def test_the_argmax_is_that_of_the_corrected_row(backend, space, variant, threshold):
     options = {"space": space, "variant": variant, "threshold": threshold, "backend": backend}
-    alpha = torch.tensor([0.0, 1.0, 2.0, 3.0])
+    alpha = torch.tensor([0.0, 5.0, 6.0, 7.0])
     for dtype in DTYPES:
         b, r = scores(4, 5003, dtype=dtype)
+        r.scatter_(-1, b.argmax(-1, keepdim=True), 40.0)
         tokens = generic_argmax(b, r, alpha, **options)
         assert tokens.dtype == torch.int64
         assert tokens.equal(correct_logits(b, r, alpha, **options).argmax(-1))
-    assert not tokens.equal(b.argmax(-1))
+        assert (tokens == b.argmax(-1)).tolist() == [True, False, False, False]
 
 
 @each_backend
@@ -100,25 +101,27 @@ def chi_square_excess(tokens: Tensor, probabilities: Tensor) -> float:
 @each_backend
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
 def test_draws_follow_the_corrected_distribution(backend, temperature):
-    rows = 1500
-    b, r = scores(12)
+    rows = 600
+    b, r = (x / 8 for x in scores(12))
+    r[b.argmax()] += 4
     v = correct_logits(b, r, 0.7, backend="reference")
-    expected = (v.double() / temperature).softmax(-1)
     wide = [each.expand(rows, -1) for each in (b, r)]
     tokens = generic_sample(*wide, 0.7, temperature=temperature, generator=seeded(1), backend=backend)
-    assert chi_square_excess(tokens, expected) < 4
-    for other in (b.softmax(-1), (v / temperature * 1.5).softmax(-1)):  # the test would see another distribution
-        assert chi_square_excess(tokens, other.double()) > 10
+    assert chi_square_excess(tokens, (v.double() / temperature).softmax(-1)) < 4
+    for other in (b / temperature, v / temperature * 2):  # the test would see another distribution
+        assert chi_square_excess(tokens, other.double().softmax(-1)) > 8
 
 
 @each_backend
-def test_every_column_of_every_block_is_drawn_alike(backend):
-    rows, vocab, parts = 1200, 6000, 12
+def test_every_column_of_every_block_is_drawn_alike(monkeypatch, backend):
+    if backend == "triton":
+        monkeypatch.setattr("generic_logits.ops.fused_triton.BLOCK", 128)
+    rows, vocab, parts = 300, 400, 10
     flat = torch.zeros(1, vocab).expand(rows, -1)
     tokens = generic_sample(flat, flat, 1.0, generator=seeded(2), backend=backend)
     assert chi_square_excess(tokens // (vocab // parts), torch.full((parts,), 1 / parts)) < 4
     assert chi_square_excess(tokens % 4, torch.full((4,), 0.25)) < 4  # one counter serves four columns
-    assert len(tokens.unique()) > 0.85 * rows  # 1091 are expected of independent rows
+    assert abs(len(tokens.unique()) - 211) < 40  # vocab * (1 - (1 - 1 / vocab) ** rows), of independent rows
 
 
 @each_backend
