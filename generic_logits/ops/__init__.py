@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Literal
@@ -78,13 +79,12 @@ def choose_backend(
         InputError: ``backend`` is unknown, or ``"triton"`` and cannot run here.
     """
     _one_of("backend", backend, BACKENDS)
-    installed = find_spec("triton") is not None
     if backend == "auto":
         if torch.is_grad_enabled() and (baseline.requires_grad or reinforced.requires_grad):
             return "reference"
-        backend = "triton" if baseline.is_cuda and installed else "torch"
+        backend = "triton" if baseline.is_cuda and _has_triton() else "torch"
     elif backend == "triton":
-        _check_triton(baseline, installed)
+        _check_triton(baseline)
     double = _working_dtype(baseline, reinforced) == torch.float64
     return "torch" if backend == "triton" and double else backend
 
@@ -274,6 +274,11 @@ def _working_dtype(baseline: Tensor, reinforced: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (baseline.dtype, reinforced.dtype) else torch.float32
 
 
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
 def _kernels() -> ModuleType:
     """Load Triton when its kernels are first wanted."""
     from generic_logits.ops import fused_triton
@@ -281,8 +286,8 @@ def _kernels() -> ModuleType:
     return fused_triton
 
 
-def _check_triton(baseline: Tensor, installed: bool) -> None:
-    if not installed:
+def _check_triton(baseline: Tensor) -> None:
+    if not _has_triton():
         raise InputError("triton for backend='triton'", "no such package", "install triton or pass backend='auto'")
     if not (baseline.is_cuda or _kernels().interpreted()):
         raise InputError(
@@ -321,8 +326,9 @@ def _row_alpha(alpha: float | Tensor, baseline: Tensor, dtype: torch.dtype) -> T
     """Give alpha as ``[]`` or ``[..., 1]`` on the baseline's device; None when it is 0 everywhere."""
     if not isinstance(alpha, Tensor) or alpha.dim() == 0:
         value = check_alpha(alpha.item() if isinstance(alpha, Tensor) else alpha)
-        strength = torch.tensor(value, dtype=dtype)
-        return strength.to(baseline.device) if strength else None  # an alpha too small for dtype is 0
+        if not torch.tensor(value, dtype=dtype):  # too small for dtype is 0 as well
+            return None
+        return torch.full((), value, dtype=dtype, device=baseline.device)  # queued there, where a copy would wait
     if alpha.shape != baseline.shape[:-1]:
         raise InputError(
             f"one alpha for each row: {list(baseline.shape[:-1])}",
