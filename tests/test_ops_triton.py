@@ -44,8 +44,8 @@ def test_the_cut_of_a_row_does_not_matter(monkeypatch, widths, space, variant, t
     [
         (128256, "logits", (32, 4096)),
         (128256, "logprobs", (32, 4096)),
-        (16384, "logprobs", (1, 16384)),
-        (16385, "logprobs", (5, 4096)),
+        (8192, "logprobs", (1, 8192)),
+        (8193, "logprobs", (3, 4096)),
         (1003, "logits", (1, 1024)),
         (3, "logits", (1, 16)),
     ],
@@ -71,6 +71,40 @@ def test_offsets_are_64_bit(tmp_path, strides):
         assert generic_argmax(far_b, far_r, 2.0, space=space, backend="triton").equal(expected.argmax(-1))
         assert correct_logits(far_b, far_r, 2.0, space=space, out=far_r, backend="triton").equal(expected)
         far_r.copy_(r)
+
+
+COMPILE = """
+import itertools
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from generic_logits.ops import fused_triton as kernels
+
+SCALARS = dict.fromkeys(["threshold", "temperature"], "fp32")
+POINTERS = dict.fromkeys(["tops", "sums", "alpha_pointer", "value_pointer"], "*fp32")
+POINTERS |= dict.fromkeys(["token_pointer", "key_pointer"], "*i64")
+ROWS = ["b_pointer", "r_pointer", "out_pointer"]
+for dtype, logprobs, ones in itertools.product(("fp32", "bf16"), (False, True), (False, True)):
+    constants = dict(RELU=True, LOGPROBS=logprobs, PARTS=1 if ones else 4, BLOCK=256, SAMPLE=True, ROUNDS=7)
+    if ones:  # integers of value 1 are constants to the compiler
+        constants |= dict(b_stride=1, r_stride=1, out_stride=1, blocks=1, alpha_stride=1)
+    types = SCALARS | POINTERS | dict.fromkeys(ROWS, f"*{dtype}")
+    for kernel in (kernels._sum_blocks, kernels._correct, kernels._choose, kernels._finish):
+        names = kernel.arg_names
+        signature = {name: "constexpr" if name in constants else types.get(name, "i64") for name in names}
+        values = {(names.index(name),): value for name, value in constants.items() if name in names}
+        assert triton.compile(ASTSource(kernel, signature, values), target=GPUTarget("cuda", 90, 32)).asm["ptx"]
+"""
+
+
+def without_interpreter(**more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | more
+
+
+def test_the_kernels_compile_for_a_gpu_where_there_is_none(tmp_path):
+    environment = without_interpreter(TRITON_CACHE_DIR=str(tmp_path))
+    done = subprocess.run([sys.executable, "-c", COMPILE], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 # --- the choice of backend --------------------------------------------------------------------------------------------
@@ -116,9 +150,8 @@ def test_triton_on_a_cpu_is_refused_unless_it_is_interpreted():
         "import torch; from generic_logits.ops import correct_logits;"
         "b = torch.tensor([[1.0, 2.0]]); print(correct_logits(b, b + 1, 1.0, backend='triton').tolist())"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     plain, interpreted = (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={**environment, **more})
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=without_interpreter(**more))
         for more in ({}, {"TRITON_INTERPRET": "1"})
     )
     assert plain.stderr.splitlines()[-1].endswith(

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 4096  # columns of a program
-WHOLE_ROW = 16384  # the widest row that one program holds: 64 registers a thread for both inputs
+WHOLE_ROW = 8192  # the widest row that one program holds: both inputs in 32 registers of each of 512 threads
 PHILOX_ROUNDS = 7  # the fewest that pass BigCrush (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3")
 
 
