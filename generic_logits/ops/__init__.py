@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -13,13 +16,23 @@ from generic_logits.ops import fused_torch, reference
 
 Space = Literal["logits", "logprobs"]
 Variant = Literal["relu", "linear"]
-Backend = Literal["auto", "reference", "torch"]
+Backend = Literal["auto", "reference", "torch", "triton"]
 
 SPACES = ("logits", "logprobs")
 VARIANTS = ("relu", "linear")
-BACKENDS = ("auto", "reference", "torch")
+BACKENDS = ("auto", "reference", "torch", "triton")
 
-__all__ = ["Backend", "Space", "Variant", "check_alpha", "check_correction", "correct_logits"]
+__all__ = [
+    "Backend",
+    "Space",
+    "Variant",
+    "check_alpha",
+    "check_correction",
+    "choose_backend",
+    "correct_logits",
+    "generic_argmax",
+    "generic_sample",
+]
 
 
 def check_alpha(alpha: float) -> float:
@@ -51,6 +64,31 @@ def check_correction(space: str, threshold: float, variant: str) -> None:
         raise InputError("threshold=0 with variant='linear'", repr(threshold), "only the ReLU variant has a threshold")
 
 
+def choose_backend(
+    baseline: Tensor,  # [..., vocab]
+    reinforced: Tensor,  # [..., vocab]
+    *,
+    backend: Backend = "auto",
+) -> Backend:
+    """Name the backend that works on these tensors: ``"reference"``, ``"torch"`` or ``"triton"``.
+
+    ``"auto"`` takes the plain expression where a gradient is wanted, the Triton kernels on a CUDA device that has
+    Triton, and fused PyTorch elsewhere. The kernels compute in float32: float64 goes to fused PyTorch, asked or not.
+
+    Raises:
+        InputError: ``backend`` is unknown, or ``"triton"`` and cannot run here.
+    """
+    _one_of("backend", backend, BACKENDS)
+    if backend == "auto":
+        if torch.is_grad_enabled() and (baseline.requires_grad or reinforced.requires_grad):
+            return "reference"
+        backend = "triton" if baseline.is_cuda and _has_triton() else "torch"
+    elif backend == "triton":
+        _check_triton(baseline)
+    double = _working_dtype(baseline, reinforced) == torch.float64
+    return "torch" if backend == "triton" and double else backend
+
+
 def correct_logits(
     baseline: Tensor,  # [..., vocab]
     reinforced: Tensor,  # [..., vocab]
@@ -78,8 +116,8 @@ def correct_logits(
         threshold: only increases above this many nats count; ReLU variant only.
         variant: ``"relu"``, or ``"linear"`` for ``b - alpha * (r - b)``.
         out: where to write; ``out=baseline`` works in place. Same shape, dtype and device as ``baseline``.
-        backend: ``"torch"`` (fused, in blocks), ``"reference"`` (plain expression), or ``"auto"``, which takes the
-            fused one unless a gradient is wanted.
+        backend: ``"triton"`` (CUDA kernels), ``"torch"`` (fused, in blocks), ``"reference"`` (plain expression), or
+            ``"auto"``, which chooses as ``choose_backend`` says.
 
     Returns:
         The corrected scores, ``[..., vocab]``; ``out`` if it was given.
@@ -90,25 +128,24 @@ def correct_logits(
     check_correction(space, threshold, variant)
     _one_of("backend", backend, BACKENDS)
     _check_tensors(baseline, reinforced, out)
-    dtype = torch.float64 if torch.float64 in (baseline.dtype, reinforced.dtype) else torch.float32
-    strength = _row_alpha(alpha, baseline, dtype)
+    backend = choose_backend(baseline, reinforced, backend=backend)
+    strength = _row_alpha(alpha, baseline, _working_dtype(baseline, reinforced))
     if strength is None:
         return baseline.clone() if out is None else out.copy_(baseline)
 
-    wants_grad = torch.is_grad_enabled() and (baseline.requires_grad or reinforced.requires_grad)
-    if backend == "reference" or (backend == "auto" and wants_grad):
+    if backend == "reference":
         result = reference.correct_logits(
             baseline, reinforced, strength, space=space, threshold=threshold, variant=variant
         )
         return result if out is None else out.copy_(result)
     if out is None:
         out = torch.empty_like(baseline, memory_format=torch.contiguous_format)
-    vocab = baseline.shape[-1]
-    rows = out.reshape(-1, vocab)
+    rows = _rows(out)
+    correct = _kernels().correct_logits if backend == "triton" else fused_torch.correct_logits
     with torch.no_grad():
-        fused_torch.correct_logits(
-            baseline.detach().reshape(-1, vocab),
-            reinforced.detach().reshape(-1, vocab),
+        correct(
+            _rows(baseline.detach()),
+            _rows(reinforced.detach()),
             strength.reshape(-1, 1) if strength.dim() else strength,
             space=space,
             threshold=threshold,
@@ -116,6 +153,148 @@ def correct_logits(
             out=rows,
         )
     return out if rows.data_ptr() == out.data_ptr() else out.copy_(rows.view(out.shape))
+
+
+def generic_argmax(
+    baseline: Tensor,  # [..., vocab]
+    reinforced: Tensor,  # [..., vocab]
+    alpha: float | Tensor,  # a number, or [...]: one for each row
+    *,
+    space: Space = "logits",
+    threshold: float = 0.0,
+    variant: Variant = "relu",
+    backend: Backend = "auto",
+) -> Tensor:  # [...], int64
+    """Give ``correct_logits(...).argmax(-1)``; on CUDA the corrected rows are never written.
+
+    The lowest of equal tokens wins, the first NaN wins over all, and a row of -inf gives token 0. No gradient flows.
+
+    Args:
+        baseline: see ``correct_logits``.
+        reinforced: see ``correct_logits``.
+        alpha: see ``correct_logits``.
+        space: see ``correct_logits``.
+        threshold: see ``correct_logits``.
+        variant: see ``correct_logits``.
+        backend: see ``correct_logits``.
+
+    Returns:
+        Token ids, ``[...]``.
+
+    Raises:
+        InputError: as ``correct_logits``.
+    """
+    return _chosen(baseline, reinforced, alpha, space, threshold, variant, backend, None, None)
+
+
+def generic_sample(
+    baseline: Tensor,  # [..., vocab]
+    reinforced: Tensor,  # [..., vocab]
+    alpha: float | Tensor,  # a number, or [...]: one for each row
+    *,
+    temperature: float = 1.0,
+    space: Space = "logits",
+    threshold: float = 0.0,
+    variant: Variant = "relu",
+    generator: torch.Generator | None = None,
+    backend: Backend = "auto",
+) -> Tensor:  # [...], int64
+    """Draw a token a row from softmax(v / temperature), v the generic logits; on CUDA v is never written.
+
+    The draw is the argmax of v / temperature plus Gumbel noise, independent for each row and column. One backend on one
+    device gives the same tokens for the same state of the generator; another backend gives others. A row of -inf gives
+    token 0 and a NaN is chosen, as by ``generic_argmax``. No gradient flows.
+
+    Args:
+        baseline: see ``correct_logits``.
+        reinforced: see ``correct_logits``.
+        alpha: see ``correct_logits``.
+        temperature: > 0; what the corrected scores are divided by.
+        space: see ``correct_logits``.
+        threshold: see ``correct_logits``.
+        variant: see ``correct_logits``.
+        generator: source of the noise, on the baseline's device; the device's default generator without it.
+        backend: see ``correct_logits``.
+
+    Returns:
+        Token ids, ``[...]``.
+
+    Raises:
+        InputError: as ``correct_logits``, a temperature that is not > 0, or a generator of another device.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise InputError("a finite temperature > 0", repr(temperature), "use generic_argmax for the likeliest token")
+    if generator is not None and generator.device.type != baseline.device.type:
+        raise InputError(
+            f"a generator on {baseline.device}", f"one on {generator.device}", "make it with torch.Generator(device)"
+        )
+    return _chosen(baseline, reinforced, alpha, space, threshold, variant, backend, temperature, generator)
+
+
+def _chosen(
+    baseline: Tensor,
+    reinforced: Tensor,
+    alpha: float | Tensor,
+    space: Space,
+    threshold: float,
+    variant: Variant,
+    backend: Backend,
+    temperature: float | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    check_correction(space, threshold, variant)
+    _check_tensors(baseline, reinforced, None)
+    baseline, reinforced = baseline.detach(), reinforced.detach()
+    if choose_backend(baseline, reinforced, backend=backend) != "triton":
+        corrected = correct_logits(
+            baseline, reinforced, alpha, space=space, threshold=threshold, variant=variant, backend=backend
+        )
+        return reference.choose_token(corrected, temperature, generator)
+    strength = _row_alpha(alpha, baseline, torch.float32)
+    if strength is None:
+        strength = torch.zeros((), device=baseline.device)
+    tokens: Tensor = _kernels().choose_token(
+        _rows(baseline),
+        _rows(reinforced),
+        strength.reshape(-1, 1) if strength.dim() else strength,
+        space=space,
+        threshold=threshold,
+        variant=variant,
+        temperature=temperature,
+        generator=generator,
+    )
+    return tokens.view(baseline.shape[:-1])
+
+
+def _rows(tensor: Tensor) -> Tensor:  # [rows, vocab]
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def _working_dtype(baseline: Tensor, reinforced: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (baseline.dtype, reinforced.dtype) else torch.float32
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def _kernels() -> ModuleType:
+    """Load Triton when its kernels are first wanted."""
+    from generic_logits.ops import fused_triton
+
+    return fused_triton
+
+
+def _check_triton(baseline: Tensor) -> None:
+    if not _has_triton():
+        raise InputError("triton for backend='triton'", "no such package", "install triton or pass backend='auto'")
+    if not (baseline.is_cuda or _kernels().interpreted()):
+        raise InputError(
+            "CUDA tensors for backend='triton'",
+            f"tensors on {baseline.device}",
+            "pass backend='auto', or set TRITON_INTERPRET=1 before the first import of triton to test the kernels",
+        )
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -147,8 +326,9 @@ def _row_alpha(alpha: float | Tensor, baseline: Tensor, dtype: torch.dtype) -> T
     """Give alpha as ``[]`` or ``[..., 1]`` on the baseline's device; None when it is 0 everywhere."""
     if not isinstance(alpha, Tensor) or alpha.dim() == 0:
         value = check_alpha(alpha.item() if isinstance(alpha, Tensor) else alpha)
-        strength = torch.tensor(value, dtype=dtype)
-        return strength.to(baseline.device) if strength else None  # an alpha too small for dtype is 0
+        if not torch.tensor(value, dtype=dtype):  # too small for dtype is 0 as well
+            return None
+        return torch.full((), value, dtype=dtype, device=baseline.device)  # queued there, where a copy would wait
     if alpha.shape != baseline.shape[:-1]:
         raise InputError(
             f"one alpha for each row: {list(baseline.shape[:-1])}",

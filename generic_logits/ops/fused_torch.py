@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-CPU_BLOCK = 1 << 16  # elements; two float32 blocks fit a core's second-level cache
+CPU_BLOCK = 1 << 19  # elements; 2 MiB in float32, few enough blocks that starting them costs little
 DEVICE_BLOCK = 1 << 24  # elements; few launches, bounded temporaries
 
 
@@ -21,36 +23,62 @@ def correct_logits(
 ) -> None:
     """Write ``reference.correct_logits`` into ``out``, as ``min(b, lerp(b, r - threshold, -alpha))``.
 
-    A -inf in r is first raised to the lowest finite number: its difference to a -inf in b is then +inf, never NaN,
-    while a true NaN still comes through.
+    The lerp lands in the block of ``out`` that is about to be written anyway; in scratch, used again for every block,
+    where that block is still an input or of another dtype. So memory sees each element read twice and written once.
     """
-    dtype = alpha.dtype
-    lowest = torch.finfo(dtype).min
-    some_rows_off = alpha.dim() > 0 and bool((alpha == 0).any())
+    dtype, device = alpha.dtype, baseline.device
+    off = (alpha == 0).flatten()
+    kept = baseline[off] if alpha.dim() and off.any() else None
     rows, vocab = baseline.shape
-    block = CPU_BLOCK if baseline.device.type == "cpu" else DEVICE_BLOCK
+    block = CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
     width = min(vocab, block)
-    height = max(1, block // width)
-    for top in range(0, rows, height):
-        band = slice(top, top + height)
-        weight = -alpha[band] if alpha.dim() else -alpha
-        shift = _log_normaliser_gap(baseline[band], reinforced[band], dtype) if space == "logprobs" else None
-        for left in range(0, vocab, width):
-            at = (band, slice(left, left + width))
-            b, r = baseline[at].to(dtype), reinforced[at].to(dtype)
-            v = r.clamp_min(lowest)
-            if shift is not None:
-                v += shift
-            if threshold:
-                v -= threshold
-            torch.lerp(b, v, weight, out=v)
+    height = min(rows, max(1, block // width))
+    inputs = {tensor.untyped_storage().data_ptr() for tensor in (baseline, reinforced)}
+    direct = out.dtype == dtype and out.is_contiguous() and out.untyped_storage().data_ptr() not in inputs
+    for_v, for_b, for_r = (
+        torch.empty(height * width if needed else 0, dtype=dtype, device=device)
+        for needed in (not direct, baseline.dtype != dtype, reinforced.dtype != dtype)
+    )
+    bands = zip(*(torch.split(tensor, height) for tensor in (baseline, reinforced, out)), strict=True)
+    for band, (b_band, r_band, out_band) in enumerate(bands):
+        weight = -alpha[band * height : (band + 1) * height] if alpha.dim() else -alpha
+        offset: Tensor | float = -threshold
+        if space == "logprobs":
+            offset = _log_normaliser_gap(b_band, r_band, dtype) - threshold
+        blocks = zip(*(torch.split(each, width, -1) for each in (b_band, r_band, out_band)), strict=True)
+        for b_block, r_block, out_block in blocks:
+            b, r = _converted(b_block, for_b, dtype), _converted(r_block, for_r, dtype)
+            v = _lowered(b, r, offset, weight, out_block if direct else for_v[: b.numel()].view(b.shape))
             if variant == "relu":
-                torch.minimum(b, v, out=v)
+                torch.minimum(b, v, out=out_block)
             else:
-                v = torch.where(r == -torch.inf, b, v)
-            if some_rows_off:
-                v = torch.where(weight == 0, b, v)
-            out[at].copy_(v)
+                out_block.copy_(torch.where(r == -torch.inf, b, v))
+    if kept is not None:
+        out[off] = kept
+
+
+def _lowered(b: Tensor, r: Tensor, offset: Tensor | float, weight: Tensor, v: Tensor) -> Tensor:
+    """Write ``lerp(b, r + offset, weight)`` into ``v``, where -inf in r counts as the lowest finite number.
+
+    So its difference to a -inf in b is +inf, never NaN, while a true NaN still comes through. Raising it costs a pass
+    that few blocks need: on a CPU, where the answer is at hand, a sum tells which.
+    """
+    if b.device.type == "cpu":
+        torch.lerp(b, torch.add(r, offset, out=v) if _counts(offset) else r, weight, out=v)
+        if not math.isnan(v.sum().item()):
+            return v
+    torch.clamp_min(r, torch.finfo(v.dtype).min, out=v)
+    if _counts(offset):
+        v += offset
+    return torch.lerp(b, v, weight, out=v)
+
+
+def _counts(offset: Tensor | float) -> bool:
+    return isinstance(offset, Tensor) or offset != 0
+
+
+def _converted(block: Tensor, scratch: Tensor, dtype: torch.dtype) -> Tensor:
+    return block if block.dtype == dtype else scratch[: block.numel()].view(block.shape).copy_(block)
 
 
 def _log_normaliser_gap(baseline: Tensor, reinforced: Tensor, dtype: torch.dtype) -> Tensor:  # [rows, 1]

@@ -33,3 +33,19 @@ def correct_logits(
     corrected = torch.where(untouched, b, b - alpha * increase)
     corrected = torch.where(r.isnan(), r, corrected)
     return torch.where(alpha == 0, baseline, corrected.to(baseline.dtype))
+
+
+def choose_token(
+    corrected: Tensor,  # [..., vocab]
+    temperature: float | None,  # None for the largest score
+    generator: torch.Generator | None,
+) -> Tensor:  # [...], int64
+    """Argmax of v, or a draw from softmax(v / temperature) as the argmax of v / temperature + Gumbel noise.
+
+    The lowest of equals wins, the first NaN wins over all, and a row of -inf gives token 0: ``torch.argmax``.
+    """
+    if temperature is None:
+        return corrected.argmax(-1)
+    v = corrected if corrected.dtype == torch.float64 else corrected.float()
+    waits = torch.empty_like(v).exponential_(generator=generator).clamp_min_(torch.finfo(v.dtype).tiny)
+    return (v / temperature - waits.log_()).argmax(-1)
