@@ -67,4 +67,4 @@ def soft_kl(
     stored = torch.zeros_like(q, dtype=torch.bool).index_put((rows, tokens.long()), torch.tensor(True))
     of_rest = torch.where(stored, 0, q.exp()).sum(-1).clamp_min(LEAST_REST)
     of_tokens = wanted.exp() * (wanted - q[rows, tokens.long()])
-    return torch.xlogy(rest, rest / of_rest).index_add(0, rows, of_tokens)
+    return (torch.xlogy(rest, rest) - rest * of_rest.log()).index_add(0, rows, of_tokens)
