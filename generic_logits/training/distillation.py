@@ -311,19 +311,20 @@ def distance_from_hidden(
     retain_weight: float,
 ) -> Tensor:  # []
     """``distance_to`` the forget part plus ``retain_weight`` times that to the retained part, without logits."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
     parts = {"forget": 1.0, "retain": retain_weight}
     found = {part: _targets_of(batch, part, inside_weight) for part in parts if f"{part} positions" in batch}
     first_row = {"forget": 0, "retain": batch["forget rows"]}
-    positions = torch.cat([each[0] + first_row[part] * hidden.shape[1] for part, each in found.items()])
-    targets = SoftTargets(*map(torch.cat, zip(*(each[1] for each in found.values()), strict=True)))
-    weights = torch.cat([w * (parts[part] * len(positions) / max(1, len(w))) for part, (_, _, w) in found.items()])
-    states = hidden.flatten(0, 1)[positions]
-    weight: Tensor = head.weight if len(head.weight) == vocabulary else head.weight[:vocabulary]
-    bias: Tensor | None = None if head.bias is None else head.bias[:vocabulary]
-    if torch.is_autocast_enabled(states.device.type):
-        dtype = torch.get_autocast_dtype(states.device.type)
-        states, weight, bias = states.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return linear_soft_kl(states, weight, *targets, student_bias=bias, weights=weights)
+    with torch.autocast(device, enabled=False):
+        positions = torch.cat([each[0] + first_row[part] * hidden.shape[1] for part, each in found.items()])
+        targets = SoftTargets(*map(torch.cat, zip(*(each[1] for each in found.values()), strict=True)))
+        factors = {part: parts[part] * len(positions) / max(1, len(each[0])) for part, each in found.items()}
+        weights = torch.cat([factors[part] * each[2] for part, each in found.items()])
+        weight: Tensor = head.weight if len(head.weight) == vocabulary else head.weight[:vocabulary]
+        bias: Tensor | None = None if head.bias is None else head.bias[:vocabulary].to(dtype)
+        states = hidden.flatten(0, 1)[positions].to(dtype)
+        return linear_soft_kl(states, weight.to(dtype), *targets, student_bias=bias, weights=weights)
 
 
 def _targets_of(
