@@ -23,8 +23,9 @@ def plain_head(model: Any) -> nn.Linear | None:
         return None
     said: list[tuple[Tensor, int]] = []
     hook = head.register_forward_hook(lambda _, __, output: said.append((output, output._version)))
+    drawing = [model.device] if model.device.type == "cuda" else []  # dropout shall not move the run's random numbers
     try:
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(drawing):
             ids = torch.zeros(1, 2, dtype=torch.long, device=model.device)
             logits = model(input_ids=ids, use_cache=False).logits
     finally:

@@ -313,14 +313,14 @@ def distance_from_hidden(
     """``distance_to`` the forget part plus ``retain_weight`` times that to the retained part, without logits."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    parts = {"forget": 1.0, "retain": retain_weight}
-    found = {part: _targets_of(batch, part, inside_weight) for part in parts if f"{part} positions" in batch}
-    first_row = {"forget": 0, "retain": batch["forget rows"]}
+    parts = [(0, 1.0, *_targets_of(batch, "forget", inside_weight))]
+    if "retain positions" in batch:
+        parts.append((batch["forget rows"], retain_weight, *_targets_of(batch, "retain", 1.0)))
     with torch.autocast(device, enabled=False):
-        positions = torch.cat([each[0] + first_row[part] * hidden.shape[1] for part, each in found.items()])
-        targets = SoftTargets(*map(torch.cat, zip(*(each[1] for each in found.values()), strict=True)))
-        factors = {part: parts[part] * len(positions) / max(1, len(each[0])) for part, each in found.items()}
-        weights = torch.cat([factors[part] * each[2] for part, each in found.items()])
+        positions = torch.cat([first_row * hidden.shape[1] + at for first_row, _, at, _, _ in parts])
+        targets = SoftTargets(*map(torch.cat, zip(*(said for _, _, _, said, _ in parts), strict=True)))
+        means = [each * (share / max(1, len(each))) for _, share, _, _, each in parts]
+        weights = torch.cat(means) * len(positions)  # which the operator divides by
         weight: Tensor = head.weight if len(head.weight) == vocabulary else head.weight[:vocabulary]
         bias: Tensor | None = None if head.bias is None else head.bias[:vocabulary].to(dtype)
         states = hidden.flatten(0, 1)[positions].to(dtype)
