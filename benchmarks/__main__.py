@@ -3,9 +3,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import decode, offline, table, vllm
+from benchmarks import decode, distill, offline, table, vllm
 
-BENCHMARKS = {"decode": decode.run, "offline": offline.run, "vllm": vllm.run}
+BENCHMARKS = {"decode": decode.run, "distill": distill.run, "offline": offline.run, "vllm": vllm.run}
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ def correct_logits(
     threshold: float,
     variant: str,
     out: Tensor,  # [rows, vocab]; may be `baseline` or `reinforced` itself
+    block: int | None = None,  # elements at a time; None takes CPU_BLOCK or DEVICE_BLOCK
 ) -> None:
     """Write ``reference.correct_logits`` into ``out``, as ``min(b, lerp(b, r - threshold, -alpha))``.
 
@@ -28,7 +29,7 @@ def correct_logits(
     lowest = torch.finfo(dtype).min
     some_rows_off = alpha.dim() > 0 and bool((alpha == 0).any())
     rows, vocab = baseline.shape
-    block = CPU_BLOCK if baseline.device.type == "cpu" else DEVICE_BLOCK
+    block = block or (CPU_BLOCK if baseline.device.type == "cpu" else DEVICE_BLOCK)
     width = min(vocab, block)
     height = max(1, block // width)
     for top in range(0, rows, height):

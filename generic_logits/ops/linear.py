@@ -19,7 +19,9 @@ from generic_logits.ops import fused_torch, reference
 
 CPU_CHUNK = 1 << 25  # elements of a buffer; a product with so many rows at a time costs what one with all rows costs
 DEVICE_CHUNK = 1 << 26
-_SHARE = 8  # a chunk is at most this part of the tokens,
+CPU_BLOCK = 1 << 21  # elements in an operation; cores wait for each other, and for other programs, behind each
+DEVICE_BLOCK = 1 << 24
+_SHARE = 12  # a chunk is at most this part of the tokens,
 _FEW = 64  # unless it would have fewer rows than this
 
 
@@ -213,6 +215,7 @@ def _correct(
         threshold=teacher.threshold,
         variant=teacher.variant,
         out=out,
+        block=CPU_BLOCK if out.is_cpu else DEVICE_BLOCK,
     )
 
 
@@ -234,7 +237,7 @@ def _kl_(
     *,
     reverse: bool,
 ) -> Tensor:  # []
-    """Sum of weight times ``reference.kl``, of a block that stays in cache."""
+    """Sum of weight times ``reference.kl``, of a block."""
     if temperature != 1:
         logits.div_(temperature)
         wanted.div_(temperature)
@@ -268,8 +271,8 @@ def _add_product(
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
-    """Rows that stay in cache together."""
-    room = fused_torch.CPU_BLOCK if logits.is_cpu else fused_torch.DEVICE_BLOCK
+    """Rows that are worked on together, so that what has to be set beside them is small."""
+    room = CPU_BLOCK if logits.is_cpu else DEVICE_BLOCK
     return _slices(len(logits), max(1, room // logits.shape[1]))
 
 
