@@ -139,7 +139,9 @@ def test_alpha_0_is_the_baseline_alone():
 
 
 @each_way
-@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 2e-6), (torch.bfloat16, 2.5e-2)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(torch.float32, 2e-6), (torch.bfloat16, 2.5e-2), (torch.float16, 4e-3)], ids=str
+)
 @pytest.mark.parametrize(("tokens", "vocab"), [(130, 1003), (70, 50257)])
 def test_gradients_are_right_to_the_precision_of_the_inputs(tokens, vocab, dtype, allowed, reverse):
     made = [part * (0.2 if number % 2 else 1) for number, part in enumerate(heads(tokens, vocab, hidden=(64, 48, 32)))]
@@ -167,6 +169,17 @@ def test_the_heads_gradient_is_summed_in_float32():
     truth = learning([part.detach().double() for part in parts])
     (_, exact) = gradients(plain_kl(truth, 1.0).mean(), truth[:2])
     assert ((found.double() - exact).norm() / exact.norm()) <= 1e-2
+
+
+def test_a_scaled_loss_in_float16_loses_nothing_to_underflow():
+    tokens, scale = 400, 2.0**14
+    made = [part * (0.1 if number % 2 else 1) for number, part in enumerate(heads(tokens, 1003, hidden=(64, 48, 32)))]
+    parts = learning([part.half() for part in made])
+    truth = learning([part.detach().double() for part in parts])
+    found = gradients(scale * linear_generic_kl(*parts, 1.5), parts[:2])
+    exact = gradients(scale * plain_kl(truth, 1.5).mean(), truth[:2])
+    for one, other in zip(found, exact, strict=True):
+        assert (one.double() - other).norm() <= 4e-3 * other.norm()
 
 
 def test_teachers_get_no_gradient_and_a_frozen_head_none_either():

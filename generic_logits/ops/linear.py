@@ -160,12 +160,9 @@ class _MeanDistance(torch.autograd.Function):
     ) -> Tensor:
         count = len(hidden if positions is None else positions)
         needed = [with_gradients and each for each in ctx.needs_input_grad[:3]]
-        of_hidden = torch.zeros_like(hidden) if needed[0] else None
-        of_weight, of_bias = (
-            torch.zeros_like(each, dtype=dtype, memory_format=torch.contiguous_format)
-            if need and each is not None
-            else None
-            for each, need in zip((weight, bias), needed[1:], strict=True)
+        of_hidden, of_weight, of_bias = (
+            each.new_zeros(each.shape, dtype=dtype) if need and each is not None else None
+            for each, need in zip((hidden, weight, bias), needed, strict=True)
         )
         logits = weight.new_empty(chunk_height(count, len(weight), hidden.device), len(weight), dtype=dtype)
         total = logits.new_zeros(())
@@ -177,7 +174,7 @@ class _MeanDistance(torch.autograd.Function):
                 of_bias.add_(rows.sum(0), alpha=1 / count)
             gradient = rows.to(hidden.dtype)
             if of_hidden is not None:
-                of_hidden[at] = (gradient @ weight).mul_(1 / count)
+                of_hidden[at] = (gradient @ weight).to(dtype).mul_(1 / count)
             if of_weight is not None:
                 _add_product(of_weight, gradient.t(), hidden[at], 1 / count)
         ctx.save_for_backward(of_hidden, of_weight, of_bias)
