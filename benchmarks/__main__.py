@@ -3,9 +3,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import decode, offline, ops, table, vllm
+from benchmarks import decode, distill, offline, ops, table, vllm
 
-BENCHMARKS = {"decode": decode.run, "offline": offline.run, "ops": ops.run, "vllm": vllm.run}
+BENCHMARKS = {
+    "decode": decode.run,
+    "distill": distill.run,
+    "offline": offline.run,
+    "ops": ops.run,
+    "vllm": vllm.run,
+}
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import decode, ops, vllm
+from benchmarks import decode, distill, ops, vllm
 from generic_logits import GenericLogitsProcessor
 
 ROOT = Path(__file__).parents[1]
@@ -70,6 +70,43 @@ def test_the_ops_benchmark_refuses_to_time_a_wrong_operator(monkeypatch, name, w
         monkeypatch.setattr(ops, name, wrong)
     with pytest.raises(SystemExit, match="not the reference's"):
         ops.run(quick=True)
+
+
+def test_the_distill_benchmark_writes_checked_rows(tmp_path):
+    rows = quick_rows("distill", tmp_path / "distill.json")
+    names = {"naive", "chunked", "ours"}
+    assert {row["name"] for row in rows} - {"liger"} == names and {row["unit"] for row in rows} == {"ms", "MiB"}
+    assert len({row["size"] for row in rows}) == len(distill.QUICK)
+    for row in rows:
+        assert row["reference"] == "naive" and (row["name"] != "naive" or row["ratio"] == 1)
+
+
+@pytest.mark.parametrize("wrong", ["ours", "chunked"])
+@pytest.mark.parametrize("what", ["loss", "states' gradient"])
+def test_the_distill_benchmark_refuses_to_time_a_wrong_loss(wrong, what, monkeypatch):
+    right = getattr(distill, wrong)
+
+    def off(inputs: distill.Inputs) -> Tensor:
+        loss = right(inputs)
+        return loss * 1.001 if what == "loss" else loss + 0.001 * (loss - loss.detach())
+
+    monkeypatch.setattr(distill, wrong, off)
+    with pytest.raises(SystemExit, match=f"{wrong} is wrong, its {what}"):
+        distill.run(quick=True)
+
+
+def test_the_distill_benchmark_counts_memory_beyond_inputs_and_gradients():
+    size = distill.Size(2, 64, 1003, 32, 1)
+    inputs, extra = distill.made(size, "cpu", torch.float32), 1 << 20
+
+    def leaves_gradients() -> Tensor:
+        for each in inputs.student:
+            each.grad = torch.zeros_like(each)
+        return torch.empty(extra, dtype=torch.uint8)
+
+    assert distill.peak_memory(leaves_gradients, inputs) == extra
+    logits = 2 * 64 * 1003 * 4
+    assert 4 * logits <= distill.peak_memory(distill.step(distill.naive, inputs), inputs) <= 16 * logits
 
 
 def test_the_vllm_benchmark_writes_checked_rows(tmp_path):

@@ -461,6 +461,20 @@ def test_one_seed_gives_one_result_and_another_seed_another(root, tmp_path, dist
     assert any(not torch.equal(tensor, weights(other)[name]) for name, tensor in weights(distilled).items())
 
 
+@pytest.mark.parametrize("settings", [QUICK, FULL], ids=["LoRA", "full"])
+@pytest.mark.parametrize("hard", [False, True])
+def test_a_loss_from_hidden_states_trains_as_one_from_logits(root, tmp_path, settings, hard, monkeypatch):
+    kept = captured_trainer(monkeypatch)
+    options = {**settings, "retain": True, "hard": hard, "epochs": 2}
+    found = run(root, tmp_path / "hidden", **options)
+    assert kept["trainer"].head is not None
+    monkeypatch.setattr(distillation, "plain_head", lambda _: None)
+    expected = run(root, tmp_path / "logits", **options)
+    assert kept["trainer"].head is None
+    moved = distance(expected, root / "baseline")
+    assert moved > 0.1 and distance(found, expected) < 1e-2 * moved
+
+
 @pytest.mark.parametrize(
     "changes",
     [

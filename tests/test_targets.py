@@ -671,6 +671,35 @@ def test_hard_targets_are_one_id_a_position(root, store, tmp_path):
     assert all(torch.equal(tensor, kept[1][name]) for name, tensor in kept[0].items())  # soft in both
 
 
+@pytest.mark.parametrize("anchors", [False, True])
+def test_hard_targets_of_hidden_states_are_those_of_logits(root, tmp_path, anchors, monkeypatch):
+    rows: list[int] = []
+    argmax = module.linear_generic_argmax
+
+    def counted(*arguments: Any, **options: Any) -> Tensor:
+        rows.append(len(arguments[0]))
+        return argmax(*arguments, **options)
+
+    monkeypatch.setattr(module, "linear_generic_argmax", counted)
+    options = {"anchors": anchors, "hard": True, "alphas": [0.0, ALPHA]}
+    fast = compute(root, tmp_path / "fast", **options)
+    assert len(rows) == 2 * fast.blocks if not anchors else len(rows) < 4 * fast.blocks
+    monkeypatch.setattr(module, "plain_head", lambda _: None)
+    slow, count = compute(root, tmp_path / "slow", **options), len(rows)
+    assert len(rows) == count
+    for block, alpha in itertools.product(range(fast.blocks), fast.alphas):
+        one, other = fast.forget(0, block, alpha), slow.forget(0, block, alpha)
+        assert torch.equal(one.positions, other.positions) and torch.equal(one.inside, other.inside)
+        assert torch.equal(one.labels, other.labels)
+
+
+def test_teachers_that_say_nan_are_refused_before_labels_are_made(root, tmp_path, monkeypatch):
+    argmax = module.linear_generic_argmax
+    monkeypatch.setattr(module, "linear_generic_argmax", lambda *a, **o: argmax(a[0] * torch.nan, *a[1:], **o))
+    with pytest.raises(ModelError, match="logits are numbers"):
+        compute(root, tmp_path / "out", anchors=False, hard=True)
+
+
 def test_retained_rows_hold_the_words_of_the_keeper_and_each_is_used_before_any_again(root, store, tmp_path):
     tiny.folder(tmp_path / "keeper", tiny.model(seed=5, vocab_size=VOCAB, dtype=torch.float32), tiny.tokenizer(VOCAB))
     held = compute(root, tmp_path / "held", held_to=tmp_path / "keeper")

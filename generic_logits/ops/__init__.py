@@ -13,6 +13,7 @@ from torch import Tensor
 
 from generic_logits.errors import InputError
 from generic_logits.ops import fused_torch, reference
+from generic_logits.ops import linear as _linear
 
 Space = Literal["logits", "logprobs"]
 Variant = Literal["relu", "linear"]
@@ -32,6 +33,9 @@ __all__ = [
     "correct_logits",
     "generic_argmax",
     "generic_sample",
+    "linear_generic_argmax",
+    "linear_generic_kl",
+    "linear_soft_kl",
 ]
 
 
@@ -341,3 +345,221 @@ def _row_alpha(alpha: float | Tensor, baseline: Tensor, dtype: torch.dtype) -> T
     if not alpha.any():
         return None
     return alpha.to(device=baseline.device, dtype=dtype).unsqueeze(-1)
+
+
+def linear_generic_argmax(
+    baseline_hidden: Tensor,  # [tokens, hidden of the baseline]
+    baseline_head: Tensor,  # [vocab, hidden of the baseline]
+    reinforced_hidden: Tensor,  # [tokens, hidden of the reinforced]
+    reinforced_head: Tensor,  # [vocab, hidden of the reinforced]
+    alpha: float | Tensor,  # a number, or [tokens]: one for each
+    *,
+    baseline_bias: Tensor | None = None,  # [vocab]
+    reinforced_bias: Tensor | None = None,  # [vocab]
+    space: Space = "logits",
+    threshold: float = 0.0,
+    variant: Variant = "relu",
+) -> Tensor:  # [tokens] int64
+    """Hard labels: the argmax of ``correct_logits`` of two models' last hidden states, [tokens, vocab] never held.
+
+    Where scores tie, or differ by no more than the products round, any of the best tokens may come.
+
+    Args:
+        baseline_hidden: what the baseline's head gets, ``[tokens, hidden]``, any floating dtype.
+        baseline_head: the head's weight, ``[vocab, hidden]``, in the same dtype; the products run in it.
+        reinforced_hidden: the same of the reinforced model, which may have another width.
+        reinforced_head: the head's weight; may be the baseline's own tensor.
+        alpha: see ``correct_logits``; at 0 the reinforced model is not looked at.
+        baseline_bias: the head's bias; -inf bans a token.
+        reinforced_bias: the head's bias.
+        space: see ``correct_logits``.
+        threshold: see ``correct_logits``.
+        variant: see ``correct_logits``.
+
+    Returns:
+        Token ids, ``[tokens]``; -1 where the corrected logits hold a NaN.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or an option outside its range.
+    """
+    baseline = _linear.Head(baseline_hidden, baseline_head, baseline_bias)
+    reinforced = _linear.Head(reinforced_hidden, reinforced_head, reinforced_bias)
+    _check_heads(baseline=baseline, reinforced=reinforced)
+    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant)
+    with torch.no_grad(), torch.autocast(baseline_hidden.device.type, enabled=False):
+        return _linear.generic_argmax(teacher)
+
+
+def linear_generic_kl(
+    student_hidden: Tensor,  # [tokens, hidden of the student]
+    student_head: Tensor,  # [vocab, hidden of the student]
+    baseline_hidden: Tensor,  # [tokens, hidden of the baseline]
+    baseline_head: Tensor,  # [vocab, hidden of the baseline]
+    reinforced_hidden: Tensor,  # [tokens, hidden of the reinforced]
+    reinforced_head: Tensor,  # [vocab, hidden of the reinforced]
+    alpha: float | Tensor,  # a number, or [tokens]: one for each
+    *,
+    student_bias: Tensor | None = None,  # [vocab]
+    baseline_bias: Tensor | None = None,  # [vocab]
+    reinforced_bias: Tensor | None = None,  # [vocab]
+    temperature: float = 1.0,
+    reverse: bool = False,
+    mask: Tensor | None = None,  # [tokens] bool
+    weights: Tensor | None = None,  # [tokens]
+    space: Space = "logits",
+    threshold: float = 0.0,
+    variant: Variant = "relu",
+) -> Tensor:  # []
+    """KL between generic teacher and student from their last hidden states, [tokens, vocab] never held.
+
+    The teacher is ``softmax(correct_logits(...) / temperature)``, the student ``softmax(logits / temperature)``. The
+    loss and its gradients are computed together, chunk by chunk; those of the head and its bias are summed in float32
+    (float64 for float64 input). Gradients go to the student alone, and cannot be differentiated again.
+
+    Args:
+        student_hidden: what the student's head gets, ``[tokens, hidden]``, any floating dtype.
+        student_head: the head's weight, ``[vocab, hidden]``, in the same dtype; the products run in it.
+        baseline_hidden: the same of the baseline; the three models may differ in width and dtype.
+        baseline_head: the head's weight; heads may be one tensor.
+        reinforced_hidden: the same of the reinforced model.
+        reinforced_head: the head's weight.
+        alpha: see ``correct_logits``; at 0 the reinforced model is not looked at.
+        student_bias: the head's bias; -inf bans a token.
+        baseline_bias: the head's bias.
+        reinforced_bias: the head's bias.
+        temperature: divides the logits of teacher and student; the loss is not multiplied by its square.
+        reverse: KL(student || teacher) instead of KL(teacher || student). It is infinite where the student says what
+            the teacher bans.
+        mask: true at the tokens that count, the others are not even multiplied with a head; None counts all of them.
+        weights: of the tokens; None is 1 for each.
+        space: see ``correct_logits``.
+        threshold: see ``correct_logits``.
+        variant: see ``correct_logits``.
+
+    Returns:
+        The sum of weight times KL over the tokens that count, divided by their number (not by the sum of the weights),
+        in nats; 0 if there are none.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit, or an option outside its range.
+    """
+    student = _linear.Head(student_hidden, student_head, student_bias)
+    baseline = _linear.Head(baseline_hidden.detach(), baseline_head.detach(), baseline_bias)
+    reinforced = _linear.Head(reinforced_hidden.detach(), reinforced_head.detach(), reinforced_bias)
+    _check_heads(student=student, baseline=baseline, reinforced=reinforced)
+    tokens = len(student_hidden)
+    _check_fits("mask", mask, (tokens,), student_hidden, torch.bool)
+    _check_fits("weights", weights, (tokens,), student_hidden)
+    if not 0 < temperature < math.inf:
+        raise InputError("a finite temperature above 0", repr(temperature), "1 leaves the logits alone")
+    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, student_hidden.dtype)
+    with torch.autocast(student_hidden.device.type, enabled=False):
+        return _linear.generic_kl(
+            student,
+            teacher,
+            temperature=temperature,
+            reverse=reverse,
+            positions=None if mask is None else mask.nonzero().flatten(),
+            weights=None if weights is None else weights.detach(),
+        )
+
+
+def linear_soft_kl(
+    student_hidden: Tensor,  # [n, hidden]
+    student_head: Tensor,  # [vocab, hidden]
+    counts: Tensor,  # [n] int
+    tokens: Tensor,  # [k] int
+    log_probs: Tensor,  # [k]
+    rest: Tensor,  # [n]
+    *,
+    student_bias: Tensor | None = None,  # [vocab]
+    weights: Tensor | None = None,  # [n]
+) -> Tensor:  # []
+    """KL(target || student) to stored targets from the student's last hidden states, [n, vocab] never held.
+
+    A target is a distribution without its tail, whose tokens count as one together; a hard label is one token with a
+    log-probability of 0 and no rest. Loss and gradients as in ``linear_generic_kl``.
+
+    Args:
+        student_hidden: what the student's head gets at positions that have a target, ``[n, hidden]``, any floating
+            dtype.
+        student_head: the head's weight, ``[vocab, hidden]``, in the same dtype; the product runs in it.
+        counts: how many tokens are stored for each position.
+        tokens: their ids, position after position, no two alike at one position.
+        log_probs: their log-probabilities.
+        rest: at each position the probability of all other tokens together.
+        student_bias: the head's bias; -inf bans a token.
+        weights: of the positions; None is 1 for each.
+
+    Returns:
+        The sum of weight times KL over the positions, divided by their number (not by the sum of the weights), in nats;
+        0 if there are none.
+
+    Raises:
+        InputError: shapes, dtypes or devices that do not fit.
+    """
+    student = _linear.Head(student_hidden, student_head, student_bias)
+    _check_heads(student=student)
+    n = len(student_hidden)
+    for name, each in (("counts", counts), ("rest", rest), ("weights", weights)):
+        _check_fits(name, each, (n,), student_hidden)
+    _check_fits("log_probs", log_probs, tuple(tokens.shape), student_hidden)
+    dtype = _dtype_of_computation(student_hidden.dtype)
+    weights = rest.new_ones(n) if weights is None else weights.detach()
+    with torch.autocast(student_hidden.device.type, enabled=False):
+        return _linear.soft_kl(student, counts, tokens, log_probs, rest.to(dtype), weights.to(dtype), dtype)
+
+
+def _teacher(
+    baseline: _linear.Head,
+    reinforced: _linear.Head,
+    alpha: float | Tensor,
+    space: Space,
+    threshold: float,
+    variant: Variant,
+    *others: torch.dtype,
+) -> _linear.Teacher:
+    check_correction(space, threshold, variant)
+    dtype = _dtype_of_computation(baseline.hidden.dtype, reinforced.hidden.dtype, *others)
+    strength = _row_alpha(alpha, baseline.hidden, dtype)
+    off = strength is None
+    strength = torch.zeros((), dtype=dtype) if strength is None else strength
+    return _linear.Teacher(baseline, None if off else reinforced, strength, space, threshold, variant)
+
+
+def _dtype_of_computation(*inputs: torch.dtype) -> torch.dtype:
+    return torch.float64 if torch.float64 in inputs else torch.float32
+
+
+def _check_heads(**heads: _linear.Head) -> None:
+    first = next(iter(heads.values()))
+    for name, (hidden, weight, bias) in heads.items():
+        if not hidden.is_floating_point() or hidden.dtype != weight.dtype:
+            wanted, got = f"{name}_hidden and {name}_head of one floating dtype", f"{hidden.dtype} and {weight.dtype}"
+            raise InputError(wanted, got, "convert one with .to()")
+        if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+            wanted = f"{name}_hidden [tokens, hidden] and {name}_head [vocab, hidden]"
+            raise InputError(wanted, f"{list(hidden.shape)} and {list(weight.shape)}", "flatten batch and length")
+        shape = len(hidden), len(weight)
+        if shape != (len(first.hidden), len(first.weight)):
+            wanted = f"{name} with the tokens and vocabulary of {next(iter(heads))}"
+            got = f"{shape[0]} x {shape[1]} and {len(first.hidden)} x {len(first.weight)}"
+            raise InputError(wanted, got, "trim a padded head to the common vocabulary")
+        _check_fits(f"{name}_head", weight, tuple(weight.shape), first.hidden)
+        _check_fits(f"{name}_bias", bias, (shape[1],), first.hidden)
+
+
+def _check_fits(
+    name: str, tensor: Tensor | None, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+) -> None:
+    """Refuse an optional tensor of another shape, on another device, or of another dtype if that matters."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != shape:
+        raise InputError(
+            f"{name} of shape {list(shape)}", str(list(tensor.shape)), "give one for each, or leave it out"
+        )
+    if tensor.device != like.device:
+        raise InputError(f"{name} on {like.device}", str(tensor.device), "move it with .to()")
+    if dtype is not None and tensor.dtype != dtype:
+        raise InputError(f"{name} of {dtype}", str(tensor.dtype), f"convert it with .to({dtype})")

@@ -20,6 +20,7 @@ def correct_logits(
     threshold: float,
     variant: str,
     out: Tensor,  # [rows, vocab]; may be `baseline` or `reinforced` itself
+    block: int | None = None,  # elements at a time; None takes CPU_BLOCK or DEVICE_BLOCK
 ) -> None:
     """Write ``reference.correct_logits`` into ``out``, as ``min(b, lerp(b, r - threshold, -alpha))``.
 
@@ -30,7 +31,7 @@ def correct_logits(
     off = (alpha == 0).flatten()
     kept = baseline[off] if alpha.dim() and off.any() else None
     rows, vocab = baseline.shape
-    block = CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
+    block = block or (CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK)
     width = min(vocab, block)
     height = min(rows, max(1, block // width))
     inputs = {tensor.untyped_storage().data_ptr() for tensor in (baseline, reinforced)}

@@ -11,14 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DynamoBackend
 from torch import Tensor
+from torch.nn import Linear
 from torch.utils.data import Dataset
 from transformers import Trainer
 
 from generic_logits._record import describe_file, describe_model, write_record
 from generic_logits.errors import InputError, ModelError
+from generic_logits.models.head import instead_of_logits, plain_head
 from generic_logits.models.loading import load_model, load_tokenizer, share_weights
 from generic_logits.models.scoring import perplexity
+from generic_logits.ops import linear_soft_kl
 from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import open_corpora, open_corpus
 from generic_logits.text.prompts import encode_prompts, load_prompts
@@ -189,6 +193,7 @@ def distill(
             data_collator=_collate,
         )
         trainer.settings, trainer.vocabulary = config, store.vocabulary
+        trainer.head = head_for_loss(trainer)
         early = _early_stopping(model, encode_prompts(tokenizer, hints), schedule.set_aside, config)
         if early:
             trainer.add_callback(early)
@@ -243,6 +248,7 @@ class _DistillTrainer(Trainer):
     loss_is_scaled_for_ga = False
     settings: DistillConfig
     vocabulary: int
+    head: Linear | None  # of the student, where the loss can take the place of its logits
 
     def compute_loss(
         self,
@@ -252,12 +258,35 @@ class _DistillTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """KL to the generic targets on forget rows, plus the weighted KL to the baseline on retained rows."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
+        of = {"inside_weight": self.settings.inside_weight, "retain_weight": self.settings.retain_weight}
+        if self.head is not None:
+            head = self.head
+
+            def loss_of(hidden: Tensor) -> Tensor:
+                return distance_from_hidden(hidden, head, inputs, vocabulary=self.vocabulary, **of)
+
+            with instead_of_logits(head, loss_of):
+                outputs = model(**texts)
+            return (outputs.logits, outputs) if return_outputs else outputs.logits
+        outputs = model(**texts)
         logits, forget = outputs.logits[..., : self.vocabulary], inputs["forget rows"]
         loss = distance_to(logits[:forget], inputs, "forget", inside_weight=self.settings.inside_weight)
         if forget < len(logits):
             loss = loss + self.settings.retain_weight * distance_to(logits[forget:], inputs, "retain")
         return (loss, outputs) if return_outputs else loss
+
+
+def head_for_loss(trainer: Trainer) -> Linear | None:
+    """Return the student's head if the loss can be computed in its place; None where logits are needed.
+
+    Copies of the model in one process, compiled ones, and weights that DeepSpeed divides would not meet the head that
+    is replaced, or would meet it at the wrong time.
+    """
+    compiled = trainer.accelerator.state.dynamo_plugin.backend != DynamoBackend.NO
+    if compiled or trainer.args.n_gpu > 1 or trainer.is_deepspeed_enabled:
+        return None
+    return plain_head(trainer.model)
 
 
 def distance_to(
@@ -268,14 +297,46 @@ def distance_to(
     inside_weight: float = 1.0,
 ) -> Tensor:  # []
     """Mean distance to one part of a collated batch, in nats: KL to soft targets, cross-entropy to hard labels."""
-    student, positions = logits.flatten(0, 1), batch[f"{part} positions"]
-    weights = torch.ones(len(positions), device=logits.device).masked_fill(batch[f"{part} inside"], inside_weight)
-    if f"{part} labels" in batch:
-        labels = batch[f"{part} labels"]
-        of_positions = torch.nn.functional.cross_entropy(student[positions].float(), labels, reduction="none")
-        return (of_positions * weights).mean()
-    targets = SoftTargets(*(batch[f"{part} {field}"] for field in SoftTargets._fields))
-    return distance_to_soft(student, positions, targets, weights)
+    positions, targets, weights = _targets_of(batch, part, inside_weight)
+    return distance_to_soft(logits.flatten(0, 1), positions, targets, weights)
+
+
+def distance_from_hidden(
+    hidden: Tensor,  # [rows, length, hidden]
+    head: Linear,
+    batch: dict[str, Any],
+    *,
+    vocabulary: int,
+    inside_weight: float,
+    retain_weight: float,
+) -> Tensor:  # []
+    """``distance_to`` the forget part plus ``retain_weight`` times that to the retained part, without logits."""
+    device = hidden.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+    parts = [(0, 1.0, *_targets_of(batch, "forget", inside_weight))]
+    if "retain positions" in batch:
+        parts.append((batch["forget rows"], retain_weight, *_targets_of(batch, "retain", 1.0)))
+    with torch.autocast(device, enabled=False):
+        positions = torch.cat([first_row * hidden.shape[1] + at for first_row, _, at, _, _ in parts])
+        targets = SoftTargets(*map(torch.cat, zip(*(said for _, _, _, said, _ in parts), strict=True)))
+        means = [each * (share / max(1, len(each))) for _, share, _, _, each in parts]
+        weights = torch.cat(means) * len(positions)  # which the operator divides by
+        weight: Tensor = head.weight if len(head.weight) == vocabulary else head.weight[:vocabulary]
+        bias: Tensor | None = None if head.bias is None else head.bias[:vocabulary].to(dtype)
+        states = hidden.flatten(0, 1)[positions].to(dtype)
+        return linear_soft_kl(states, weight.to(dtype), *targets, student_bias=bias, weights=weights)
+
+
+def _targets_of(
+    batch: dict[str, Any], part: str, inside_weight: float
+) -> tuple[Tensor, SoftTargets, Tensor]:  # [n] positions; their targets; [n] their weights
+    """One part of a collated batch; a hard label is a distribution of one token."""
+    positions, inside = batch[f"{part} positions"], batch[f"{part} inside"]
+    weights = torch.ones(len(positions), device=positions.device).masked_fill(inside, inside_weight)
+    if f"{part} labels" not in batch:
+        return positions, SoftTargets(*(batch[f"{part} {field}"] for field in SoftTargets._fields)), weights
+    labels, nothing = batch[f"{part} labels"], torch.zeros_like(weights)
+    return positions, SoftTargets(torch.ones_like(labels), labels, nothing, nothing), weights
 
 
 def merged_state_dict(adapted: Any, base: Any) -> dict[str, Tensor]:

@@ -7,7 +7,9 @@ import math
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +17,16 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import find_executable_batch_size
 from torch import Tensor
+from torch.nn import Linear
 from tqdm.auto import tqdm
 
 from generic_logits._record import describe_file, describe_model
 from generic_logits.errors import InputError, ModelError
+from generic_logits.models.head import instead_of_logits, plain_head
 from generic_logits.models.loading import load_model
 from generic_logits.models.pair import ModelPair
-from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
+from generic_logits.ops import Space, check_alpha, check_correction, correct_logits, linear_generic_argmax
+from generic_logits.ops.linear import soft_kl_
 from generic_logits.text.alignment import TranslatedBlock, translate_block, translate_tokens, untranslated
 from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import Block, Corpora, Corpus, open_corpora, open_corpus
@@ -55,7 +60,6 @@ from generic_logits.training.target_store import (
 Offset = Literal["translated", "original"]
 _SHARD_TOKENS = 1 << 15  # positions in a file: little work is lost with one
 _BINS, _BINS_A_NAT = 128, 4  # resolution of ``likely_tokens``
-_LEAST = 1e-30  # probability that the student's tail counts with, if it has none
 _NOTHING = -87.0  # log-probability of next to nothing in float32
 
 
@@ -223,34 +227,23 @@ def distance_to_soft(
 
 
 class _SoftDistance(torch.autograd.Function):
-    """The distance and its gradient, which is softmax(student) - target, a tail shared out as the student has it."""
+    """The distance, with its gradient computed beside it."""
 
     @staticmethod
     def forward(ctx: Any, student: Tensor, positions: Tensor, targets: SoftTargets, weights: Tensor) -> Tensor:
-        log_probs = student.float().log_softmax(-1)
-        counts = targets.counts.long()
-        rows = positions.repeat_interleave(counts)
-        tokens, wanted = targets.tokens.long(), targets.log_probs.float()
-        got = log_probs[rows, tokens]
-        others = log_probs.exp_()
-        others[rows, tokens] = 0
-        rest = others.sum(-1)[positions].clamp_min(_LEAST)
-        ctx.save_for_backward(others, positions, rows, tokens, got.exp() - wanted.exp(), targets.rest / rest, weights)
-        ctx.dtype = student.dtype
-        of_tokens = wanted.exp() * (wanted - got) * weights.repeat_interleave(counts)
-        of_rest = torch.xlogy(targets.rest, targets.rest / rest) * weights
-        return (of_tokens.sum() + of_rest.sum()) / len(positions)
+        gradient = student[positions].float()
+        total = soft_kl_(gradient, *targets, weights)
+        ctx.save_for_backward(gradient, positions)
+        ctx.like = student.shape, student.dtype
+        return total / len(positions)
 
     @staticmethod
     def backward(ctx: Any, *above: Tensor) -> tuple[Tensor, None, None, None]:
-        others, positions, rows, tokens, of_tokens, ratio, weights = ctx.saved_tensors
-        scale = torch.zeros(len(others), device=others.device)
-        scale[positions] = above[0] * weights / len(positions)
-        tail = torch.zeros_like(scale)
-        tail[positions] = 1 - ratio
-        gradient = others * (scale * tail)[:, None]
-        gradient[rows, tokens] = of_tokens * scale[rows]
-        return gradient.to(ctx.dtype), None, None, None
+        of_positions, positions = ctx.saved_tensors
+        shape, dtype = ctx.like
+        gradient = of_positions.new_zeros(shape, dtype=dtype)
+        gradient[positions] = (of_positions * (above[0] / len(positions))).to(dtype)
+        return gradient, None, None, None
 
 
 def compute_targets(
@@ -356,34 +349,68 @@ class _Teachers:
             if self.config.offset == "original":
                 original = self._logits(self.pair.baseline, [row.token_ids for row in rows])
         for number, row in enumerate(rows):
+            if reinforced is not None and self._labels_suffice(row, translated, reinforced):
+                yield {alpha: self._favourites(row, number, alpha, translated, reinforced) for alpha in self.alphas}
+                continue
+            g = translated.of_row(number)
+            r = reinforced.of_row(number) if reinforced is not None else None
+            o = original.of_row(number) if original is not None else None
             stored: dict[float, Targets] = {}
             for alpha in self.alphas:
-                positions, values, inside = block_targets(
-                    translated[number],
-                    reinforced[number] if reinforced is not None else None,
-                    row,
-                    alpha,
-                    self.config,
-                    original=original[number] if original is not None else None,
-                )
+                positions, values, inside = block_targets(g, r, row, alpha, self.config, original=o)
                 stored[alpha] = Targets(positions.cpu(), self._fields(values, hard=self.config.hard), inside.cpu())
             yield stored
 
     @torch.no_grad()
     def on_retained(self, rows: Sequence[Block]) -> Iterator[dict[float, Targets]]:
         """Soft targets of each row, the keeper's own word, under alpha 0."""
-        logits = self._logits(self.keeper, [row.token_ids for row in rows])
-        for row, of_row in zip(rows, logits, strict=True):
+        said = self._logits(self.keeper, [row.token_ids for row in rows])
+        for number, row in enumerate(rows):
             length = len(row.token_ids)
-            fields = self._fields(of_row[:length].float(), hard=False)
+            fields = self._fields(said.of_row(number)[:length].float(), hard=False)
             yield {0.0: Targets(torch.arange(length), fields, torch.zeros(length, dtype=torch.bool))}
 
-    def _logits(self, model: Any, rows: Sequence[tuple[int, ...]]) -> Tensor:  # [rows, length, vocab]
+    def _labels_suffice(self, row: TranslatedBlock, translated: _Logits, reinforced: _Logits) -> bool:
+        """Whether nothing but the correction happens to a row, and nobody asks for more than its labels."""
+        plain = self.config.offset == "translated" and not row.named and not row.inside
+        return self.config.hard and plain and None not in (translated.head, reinforced.head)
+
+    def _favourites(
+        self, row: TranslatedBlock, number: int, alpha: float, translated: _Logits, reinforced: _Logits
+    ) -> Targets:
+        """Hard labels of such a row, without its logits."""
+        places = torch.tensor(row.positions)
+        positions = (places >= 0).nonzero().flatten()
+        g, of_g, g_bias = translated.before_head(number, places[positions])
+        r, of_r, r_bias = reinforced.before_head(number, positions)
+        labels = linear_generic_argmax(
+            g,
+            of_g,
+            r,
+            of_r,
+            alpha,
+            baseline_bias=g_bias,
+            reinforced_bias=r_bias,
+            space=self.config.space,
+            threshold=self.config.threshold,
+        )
+        _check_numbers(torch.where(labels < 0, math.nan, 0.0))
+        inside = torch.zeros(len(positions), dtype=torch.bool)
+        return Targets(positions, {"labels": labels.to(torch.int32).cpu()}, inside)
+
+    def _logits(self, model: Any, rows: Sequence[tuple[int, ...]]) -> _Logits:
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=model.device)
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=model.device)
-        logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        return logits[..., : self.pair.vocab_size]
+        head = self._heads[id(model)]
+        with instead_of_logits(head, lambda hidden: hidden) if head is not None else nullcontext():
+            states = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        return _Logits(states, head, self.pair.vocab_size)
+
+    @cached_property
+    def _heads(self) -> dict[int, Linear | None]:
+        """The head of each model, by its identity, where it can be used apart."""
+        return {id(model): plain_head(model) for model in (self.pair.baseline, self.pair.reinforced, self.keeper)}
 
     def _fields(self, values: Tensor, *, hard: bool) -> dict[str, Tensor]:
         if hard:
@@ -392,6 +419,25 @@ class _Teachers:
         log_probs = values.log_softmax(-1)
         _check_numbers(log_probs[:, 0])  # one NaN makes a row of them
         return {name: each.cpu() for name, each in likely_tokens(log_probs, self.config.tail)._asdict().items()}
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """Logits of some rows, made when they are asked for where a head can be used apart."""
+
+    states: Tensor  # [rows, length, hidden]; without a head logits, [rows, length, vocab of the head]
+    head: Linear | None
+    vocabulary: int
+
+    def of_row(self, row: int) -> Tensor:  # [length, vocab]
+        logits: Tensor = self.states[row] if self.head is None else self.head(self.states[row])
+        return logits[:, : self.vocabulary]
+
+    def before_head(self, row: int, places: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Hidden states at some places, and the head: [n, hidden], [vocab, hidden], [vocab]."""
+        head: Any = self.head
+        bias = None if head.bias is None else head.bias[: self.vocabulary]
+        return self.states[row, places], head.weight[: self.vocabulary], bias
 
 
 def _check_numbers(values: Tensor) -> None:
