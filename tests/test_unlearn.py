@@ -142,9 +142,9 @@ def test_the_record_tells_of_every_round(root, unlearned):
         of_round = record(unlearned / "steps" / f"round-{number}" / "distilled")
         assert each == {"settings": of_round["settings"], "measured": of_round["measured"], "stopped": None}
     changed = {name for name in first["settings"] if first["settings"][name] != second["settings"][name]}
-    assert changed == {"alpha", "seed"}
-    assert (first["settings"]["alpha"], second["settings"]["alpha"]) == (3.0, 1.0)
-    assert second["settings"]["learning_rate"] == first["settings"]["learning_rate"]
+    assert changed == {"alpha", "learning_rate", "seed"}
+    assert (first["settings"]["alpha"], second["settings"]["alpha"]) == (3.0, 0.5)
+    assert second["settings"]["learning_rate"] == pytest.approx(0.3 * first["settings"]["learning_rate"])
     for name in ("perplexity_forget", "perplexity_retain"):
         assert first["measured"][name]["distilled"] == pytest.approx(second["measured"][name]["baseline"], rel=1e-4)
         ends = {"baseline": first["measured"][name]["baseline"], "distilled": second["measured"][name]["distilled"]}
@@ -282,7 +282,7 @@ def test_later_rounds_take_their_share_whatever_the_rate_of_the_first_is():
     assert config.of_round(1) == config.distill
     later = config.of_round(3)
     assert (later.alpha, later.learning_rate, later.seed, later.full) == (1.5, 5e-6, 9, True)
-    assert UnlearnConfig().of_round(2).learning_rate == 2e-4
+    assert UnlearnConfig().of_round(2).learning_rate == pytest.approx(0.3 * 2e-4)
 
 
 # --- what is refused, before any work ---------------------------------------------------------------------------------
