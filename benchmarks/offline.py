@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks.decode import random_llama
 from benchmarks.table import Row, rows_of
 from generic_logits import DistillConfig, ModelPair, TargetsConfig
+from generic_logits.models.head import plain_head
 from generic_logits.ops import correct_logits
 from generic_logits.text.alignment import TranslatedBlock
 from generic_logits.training import distillation, targets
@@ -104,19 +105,19 @@ def plain_labels(pair: ModelPair, block: TranslatedBlock) -> Tensor:
 def _step(
     pair: ModelPair, blocks: list[TranslatedBlock], ids: Tensor, rounds: int, size: str, folder: Path
 ) -> list[Row]:
-    config = DistillConfig(alpha=ALPHA, full=True)
+    config = DistillConfig(alpha=ALPHA, full=True, inside_weight=1.0)  # as _check_loss counts
     teachers = targets._Teachers(pair, pair.baseline, [ALPHA], config.of_targets())
     store.write_shard(folder / "step.safetensors", _rows(teachers, blocks))
     shard = store._Shard(folder / "step.safetensors")
     student = pair.baseline.train()
+    head = plain_head(student)
     optimizer = torch.optim.AdamW(student.parameters(), lr=1e-6)
 
     def loss(kind: str) -> Tensor:
         if kind == "fine-tuning step":
             return student(input_ids=ids, labels=ids, use_cache=False).loss
         batch = distillation._collate([(shard.row(number, ALPHA, hard=False),) for number in range(len(blocks))])
-        logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
-        return distillation.distance_to(logits, batch, "forget")
+        return distillation.distance_of_batch(student, batch, head, vocabulary=pair.vocab_size, config=config)[0]
 
     def step(kind: str) -> None:
         loss(kind).backward()

@@ -29,6 +29,9 @@ LINEAR = {  # layers of a family that get an adapter; default: Llama's
     "opt": ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"],
     "phi": ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"],
     "mixtral": ["q_proj", "k_proj", "v_proj", "o_proj"],
+    "mamba": ["in_proj", "x_proj"],
+    "mamba2": ["in_proj"],
+    "falcon_h1": ["q_proj", "v_proj", "in_proj", "gate_proj", "down_proj"],
     "lfm2": ["q_proj", "k_proj", "v_proj", "w1", "w2", "w3", "in_proj"],
     "qwen3_next": ["q_proj", "k_proj", "v_proj", "in_proj_qkvz", "out_proj"],
 }
@@ -107,8 +110,6 @@ each_form = pytest.mark.parametrize("form", FORMS)
 @each_form
 @pytest.mark.parametrize("family", ATTENTION + RECURRENT)
 def test_greedy_equals_the_plain_loop(family, form):
-    if form == "adapter" and family in ("mamba", "mamba2", "falcon_h1"):
-        pytest.skip("PEFT puts no adapter on their layers that decoding goes through")
     models, rows = models_of(family, form), tiny.prompts(11, 17, 9)
     model = models.joined()
     assert (model.joined is not None) == (form == "adapter")

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves
 from generic_logits.errors import InputError
 from generic_logits.ops import (
     correct_logits,
+    fused_torch,
     linear,
     linear_generic_argmax,
     linear_generic_kl,
@@ -47,7 +48,7 @@ def poisoned() -> Iterator[None]:
 def small_chunks(monkeypatch) -> None:
     """Several chunks of several blocks, whatever the size, and a last one that is not full."""
     monkeypatch.setattr(linear, "_FEW", 3)
-    monkeypatch.setattr(linear, "CPU_BLOCK", 32)
+    monkeypatch.setattr(fused_torch, "CPU_BLOCK", 32)
 
 
 def heads(

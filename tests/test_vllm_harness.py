@@ -83,11 +83,7 @@ def test_vllm_and_transformers_score_the_same_model(tmp_path, tasks, called_vllm
     paths = engines.pair_folders(tmp_path)
     pair = ModelPair.from_pretrained(paths["baseline"], paths[form], alpha=4.0)
 
-    class Corrected(HFLM):
-        def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
-            return pair.logits(inps)
-
-    ours = evaluate(tasks, Corrected(pretrained=pair.baseline, tokenizer=pair.tokenizer, max_length=128))
+    ours = evaluate(tasks, HFLM(pretrained=pair.model, tokenizer=pair.tokenizer, max_length=128))
     plain = evaluate(tasks, HFLM(pretrained=pair.baseline, tokenizer=pair.tokenizer, max_length=128))
     arguments = engine_args(paths["baseline"], paths[form], alpha=4.0, enforce_eager=True, dtype="float32")
     arguments["pretrained"] = arguments.pop("model")

@@ -218,18 +218,13 @@ class GenericForCausalLM(PreTrainedModel, GenerationMixin):
         """Return None: no head of one matrix gives these logits."""
         return None
 
-    def new_cache(self, **options: Any) -> Cache:
-        """Return an empty cache for both branches (at alpha 0 for the baseline), as ``past_key_values``.
-
-        Args:
-            **options: of ``DynamicCache``.
-        """
-        of_baseline = {**options, "config": self.baseline.config}
+    def new_cache(self) -> Cache:
+        """Return an empty cache for both branches (at alpha 0 for the baseline), as ``past_key_values``."""
         if not self.alpha:
-            return DynamicCache(**of_baseline)
+            return DynamicCache(config=self.baseline.config)
         if self.joined is not None:
-            return SharedCache(**of_baseline)
-        return PairCache(DynamicCache(**of_baseline), DynamicCache(**{**options, "config": self.reinforced.config}))
+            return SharedCache(config=self.baseline.config)
+        return PairCache(DynamicCache(config=self.baseline.config), DynamicCache(config=self.reinforced.config))
 
     def forward(
         self,
@@ -278,19 +273,16 @@ class GenericForCausalLM(PreTrainedModel, GenerationMixin):
             "use_cache": keep,
             "logits_to_keep": logits_to_keep,
         }
-        both = self._both_logits(inputs, cache) if self.alpha or isinstance(cache, CountedCache) else None
-        if both is None:
-            logits = self._logits_of("baseline", inputs, cache)
-        else:
-            if cache is not None:
-                cache.seen += input_ids.shape[1]
+        if self.alpha or isinstance(cache, CountedCache):  # a cache of both branches goes on as one at alpha 0, too
             logits = correct_logits(
-                *both,
+                *self._both_logits(inputs, cache),
                 self.alpha,
                 space=self.config.space,
                 threshold=self.config.threshold,
                 variant=self.config.variant,
             )
+        else:
+            logits = self._logits_of("baseline", inputs, cache)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.vocab_size, **loss_options)
@@ -306,11 +298,13 @@ class GenericForCausalLM(PreTrainedModel, GenerationMixin):
         if self.joined is not None:
             doubled = {name: _twice(value, len(inputs["input_ids"])) for name, value in inputs.items()}
             baseline, reinforced = self._logits_of("baseline", doubled, cache, self.joined).chunk(2)
-            return baseline, reinforced
-        caches = (cache.baseline, cache.reinforced) if isinstance(cache, PairCache) else (None, None)
-        baseline = self._logits_of("baseline", inputs, caches[0])
-        reinforced = self._logits_of("reinforced", inputs, caches[1])
-        return baseline, reinforced.to(baseline.device)
+        else:
+            caches = (cache.baseline, cache.reinforced) if isinstance(cache, PairCache) else (None, None)
+            baseline = self._logits_of("baseline", inputs, caches[0])
+            reinforced = self._logits_of("reinforced", inputs, caches[1]).to(baseline.device)
+        if cache is not None:
+            cache.seen += inputs["input_ids"].shape[1]
+        return baseline, reinforced
 
     def _logits_of(self, branch: str, inputs: dict[str, Any], cache: Any, model: Any = None) -> Tensor:
         """One model's logits, on its device, of the tokens that exist."""

@@ -130,7 +130,6 @@ def correct_logits(
         InputError: shapes, dtypes or devices that do not fit, or an option outside its range.
     """
     check_correction(space, threshold, variant)
-    _one_of("backend", backend, BACKENDS)
     _check_tensors(baseline, reinforced, out)
     backend = choose_backend(baseline, reinforced, backend=backend)
     strength = _row_alpha(alpha, baseline, _working_dtype(baseline, reinforced))
@@ -274,8 +273,8 @@ def _rows(tensor: Tensor) -> Tensor:  # [rows, vocab]
     return tensor.reshape(-1, tensor.shape[-1])
 
 
-def _working_dtype(baseline: Tensor, reinforced: Tensor) -> torch.dtype:
-    return torch.float64 if torch.float64 in (baseline.dtype, reinforced.dtype) else torch.float32
+def _working_dtype(*inputs: Tensor) -> torch.dtype:
+    return torch.float64 if torch.float64 in (each.dtype for each in inputs) else torch.float32
 
 
 @cache
@@ -452,7 +451,7 @@ def linear_generic_kl(
     _check_fits("weights", weights, (tokens,), student_hidden)
     if not 0 < temperature < math.inf:
         raise InputError("a finite temperature above 0", repr(temperature), "1 leaves the logits alone")
-    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, student_hidden.dtype)
+    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, student_hidden)
     with torch.autocast(student_hidden.device.type, enabled=False):
         return _linear.generic_kl(
             student,
@@ -504,7 +503,7 @@ def linear_soft_kl(
     for name, each in (("counts", counts), ("rest", rest), ("weights", weights)):
         _check_fits(name, each, (n,), student_hidden)
     _check_fits("log_probs", log_probs, tuple(tokens.shape), student_hidden)
-    dtype = _dtype_of_computation(student_hidden.dtype)
+    dtype = _working_dtype(student_hidden)
     weights = rest.new_ones(n) if weights is None else weights.detach()
     with torch.autocast(student_hidden.device.type, enabled=False):
         return _linear.soft_kl(student, counts, tokens, log_probs, rest.to(dtype), weights.to(dtype), dtype)
@@ -517,18 +516,14 @@ def _teacher(
     space: Space,
     threshold: float,
     variant: Variant,
-    *others: torch.dtype,
+    *others: Tensor,
 ) -> _linear.Teacher:
     check_correction(space, threshold, variant)
-    dtype = _dtype_of_computation(baseline.hidden.dtype, reinforced.hidden.dtype, *others)
+    dtype = _working_dtype(baseline.hidden, reinforced.hidden, *others)
     strength = _row_alpha(alpha, baseline.hidden, dtype)
-    off = strength is None
-    strength = torch.zeros((), dtype=dtype) if strength is None else strength
-    return _linear.Teacher(baseline, None if off else reinforced, strength, space, threshold, variant)
-
-
-def _dtype_of_computation(*inputs: torch.dtype) -> torch.dtype:
-    return torch.float64 if torch.float64 in inputs else torch.float32
+    if strength is None:
+        return _linear.Teacher(baseline, None, torch.zeros((), dtype=dtype), space, threshold, variant)
+    return _linear.Teacher(baseline, reinforced, strength, space, threshold, variant)
 
 
 def _check_heads(**heads: _linear.Head) -> None:

@@ -11,6 +11,11 @@ CPU_BLOCK = 1 << 20  # elements; both inputs and the result are 12 MiB in float3
 DEVICE_BLOCK = 1 << 24  # elements; few launches, bounded temporaries
 
 
+def block_size(device: torch.device) -> int:
+    """Elements that one operation works on."""
+    return CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK
+
+
 def correct_logits(
     baseline: Tensor,  # [rows, vocab]
     reinforced: Tensor,  # [rows, vocab]
@@ -20,7 +25,6 @@ def correct_logits(
     threshold: float,
     variant: str,
     out: Tensor,  # [rows, vocab]; may be `baseline` or `reinforced` itself
-    block: int | None = None,  # elements at a time; None takes CPU_BLOCK or DEVICE_BLOCK
 ) -> None:
     """Write ``reference.correct_logits`` into ``out``, as ``min(b, lerp(b, r - threshold, -alpha))``.
 
@@ -31,7 +35,7 @@ def correct_logits(
     off = (alpha == 0).flatten()
     kept = baseline[off] if alpha.dim() and off.any() else None
     rows, vocab = baseline.shape
-    block = block or (CPU_BLOCK if device.type == "cpu" else DEVICE_BLOCK)
+    block = block_size(device)
     width = min(vocab, block)
     height = min(rows, max(1, block // width))
     inputs = {tensor.untyped_storage().data_ptr() for tensor in (baseline, reinforced)}

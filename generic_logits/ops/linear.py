@@ -19,8 +19,6 @@ from generic_logits.ops import fused_torch, reference
 
 CPU_CHUNK = 1 << 25  # elements of a buffer; a product with so many rows at a time costs what one with all rows costs
 DEVICE_CHUNK = 1 << 26
-CPU_BLOCK = 1 << 21  # elements in an operation; cores wait for each other, and for other programs, behind each
-DEVICE_BLOCK = 1 << 24
 _SHARE = 12  # a chunk is at most this part of the tokens,
 _FEW = 64  # unless it would have fewer rows than this
 
@@ -140,8 +138,12 @@ def soft_kl_(
 
 def chunk_height(tokens: int, vocab: int, device: torch.device) -> int:
     """Return the rows of a chunk: a small part of the tokens, but enough of them for an efficient product."""
-    room = (CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK) // vocab
+    room = _chunk_size(device) // vocab
     return max(1, min(tokens, room, max(_FEW, tokens // _SHARE)))
+
+
+def _chunk_size(device: torch.device) -> int:
+    return CPU_CHUNK if device.type == "cpu" else DEVICE_CHUNK
 
 
 class _MeanDistance(torch.autograd.Function):
@@ -212,7 +214,6 @@ def _correct(
         threshold=teacher.threshold,
         variant=teacher.variant,
         out=out,
-        block=CPU_BLOCK if out.is_cpu else DEVICE_BLOCK,
     )
 
 
@@ -262,15 +263,14 @@ def _add_product(
     if total.dtype == left.dtype:
         total.addmm_(left, right, alpha=scale)
         return
-    height = max(1, (CPU_CHUNK if total.is_cpu else DEVICE_CHUNK) // total.shape[1])
+    height = max(1, _chunk_size(total.device) // total.shape[1])
     for rows in _slices(len(total), height):
         total[rows].add_(left[rows] @ right, alpha=scale)
 
 
 def _blocks(logits: Tensor) -> Iterator[slice]:
     """Rows that are worked on together, so that what has to be set beside them is small."""
-    room = CPU_BLOCK if logits.is_cpu else DEVICE_BLOCK
-    return _slices(len(logits), max(1, room // logits.shape[1]))
+    return _slices(len(logits), max(1, fused_torch.block_size(logits.device) // logits.shape[1]))
 
 
 def _slices(size: int, step: int) -> Iterator[slice]:

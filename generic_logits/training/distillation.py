@@ -258,22 +258,7 @@ class _DistillTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """KL to the generic targets on forget rows, plus the weighted KL to the baseline on retained rows."""
-        texts = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"], "use_cache": False}
-        of = {"inside_weight": self.settings.inside_weight, "retain_weight": self.settings.retain_weight}
-        if self.head is not None:
-            head = self.head
-
-            def loss_of(hidden: Tensor) -> Tensor:
-                return distance_from_hidden(hidden, head, inputs, vocabulary=self.vocabulary, **of)
-
-            with instead_of_logits(head, loss_of):
-                outputs = model(**texts)
-            return (outputs.logits, outputs) if return_outputs else outputs.logits
-        outputs = model(**texts)
-        logits, forget = outputs.logits[..., : self.vocabulary], inputs["forget rows"]
-        loss = distance_to(logits[:forget], inputs, "forget", inside_weight=self.settings.inside_weight)
-        if forget < len(logits):
-            loss = loss + self.settings.retain_weight * distance_to(logits[forget:], inputs, "retain")
+        loss, outputs = distance_of_batch(model, inputs, self.head, vocabulary=self.vocabulary, config=self.settings)
         return (loss, outputs) if return_outputs else loss
 
 
@@ -287,6 +272,32 @@ def head_for_loss(trainer: Trainer) -> Linear | None:
     if compiled or trainer.args.n_gpu > 1 or trainer.is_deepspeed_enabled:
         return None
     return plain_head(trainer.model)
+
+
+def distance_of_batch(
+    model: Any,
+    batch: dict[str, Any],
+    head: Linear | None,
+    *,
+    vocabulary: int,
+    config: DistillConfig,
+) -> tuple[Tensor, Any]:  # [], what the model returned
+    """Distance of a student to a collated batch, taken in the place of its head; without a head, of its logits."""
+    texts = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    if head is not None:
+
+        def loss_of(hidden: Tensor) -> Tensor:
+            return distance_from_hidden(hidden, head, batch, vocabulary=vocabulary, config=config)
+
+        with instead_of_logits(head, loss_of):
+            outputs = model(**texts)
+        return outputs.logits, outputs
+    outputs = model(**texts)
+    logits, forget = outputs.logits[..., :vocabulary], batch["forget rows"]
+    loss = distance_to(logits[:forget], batch, "forget", inside_weight=config.inside_weight)
+    if forget < len(logits):
+        loss = loss + config.retain_weight * distance_to(logits[forget:], batch, "retain")
+    return loss, outputs
 
 
 def distance_to(
@@ -307,15 +318,14 @@ def distance_from_hidden(
     batch: dict[str, Any],
     *,
     vocabulary: int,
-    inside_weight: float,
-    retain_weight: float,
+    config: DistillConfig,
 ) -> Tensor:  # []
     """``distance_to`` the forget part plus ``retain_weight`` times that to the retained part, without logits."""
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
-    parts = [(0, 1.0, *_targets_of(batch, "forget", inside_weight))]
+    parts = [(0, 1.0, *_targets_of(batch, "forget", config.inside_weight))]
     if "retain positions" in batch:
-        parts.append((batch["forget rows"], retain_weight, *_targets_of(batch, "retain", 1.0)))
+        parts.append((batch["forget rows"], config.retain_weight, *_targets_of(batch, "retain", 1.0)))
     with torch.autocast(device, enabled=False):
         positions = torch.cat([first_row * hidden.shape[1] + at for first_row, _, at, _, _ in parts])
         targets = SoftTargets(*map(torch.cat, zip(*(said for _, _, _, said, _ in parts), strict=True)))

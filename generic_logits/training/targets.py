@@ -410,7 +410,8 @@ class _Teachers:
     @cached_property
     def _heads(self) -> dict[int, Linear | None]:
         """The head of each model, by its identity, where it can be used apart."""
-        return {id(model): plain_head(model) for model in (self.pair.baseline, self.pair.reinforced, self.keeper)}
+        models = {id(model): model for model in (self.pair.baseline, self.pair.reinforced, self.keeper)}
+        return {number: plain_head(model) for number, model in models.items()}
 
     def _fields(self, values: Tensor, *, hard: bool) -> dict[str, Tensor]:
         if hard:
