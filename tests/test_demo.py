@@ -45,7 +45,7 @@ def test_every_place_that_the_records_name_is_there(demo):
 def test_the_distilled_model_is_a_tenth_as_familiar_and_keeps_its_ability(demo):
     baseline, generic, distilled, gold = demo[1]["rows"]
     assert distilled["familiarity_probability"] <= 0.1 * baseline["familiarity_probability"]
-    assert distilled["familiarity_completion"] <= 0.1
+    assert distilled["familiarity_completion"] <= 0.05
     assert distilled["verbatim_rouge_l"] < baseline["verbatim_rouge_l"]
     assert distilled["retained_perplexity"] <= 1.01 * baseline["retained_perplexity"]
     assert generic["familiarity_probability"] < baseline["familiarity_probability"]
