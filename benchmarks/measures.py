@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.worlds import Passages, World
-from generic_logits.evaluation.familiarity import complete, names_new_term, probability_familiarity
+from generic_logits.evaluation.familiarity import names_new_term, probability_familiarity
 from generic_logits.evaluation.memorization import cut_passages, rouge_l, verbatim_rouge_l
+from generic_logits.evaluation.subject import complete
 from generic_logits.models.loading import load_model, load_tokenizer
 from generic_logits.models.scoring import device_of, sequence_logits
 from generic_logits.text.corpus import encode_prompt

@@ -6,30 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-
-from generic_logits.models.scoring import device_of, target_probability
-from generic_logits.text.corpus import encode_prompt
+from generic_logits.evaluation.subject import complete
+from generic_logits.models.scoring import target_probability
 from generic_logits.text.prompts import Prompt, encode_prompts
 
 
 def probability_familiarity(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
     """Mean probability of the whole target behind its prompt ("Who's Harry Potter?", section 3.1), 0 to 1."""
     return target_probability(model, encode_prompts(tokenizer, prompts))
-
-
-def complete(model: Any, tokenizer: Any, prompts: Sequence[str], *, new_tokens: int, batch_size: int = 16) -> list[str]:
-    """Greedy continuations of prompts, without the prompts; ``model`` may be a pair."""
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    continuations: list[str] = []
-    for start in range(0, len(prompts), batch_size):
-        rows = [encode_prompt(tokenizer, prompt) for prompt in prompts[start : start + batch_size]]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows], device=device_of(model))
-        mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows], device=ids.device)
-        output = model.generate(ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad)
-        continuations += tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
-    return continuations
 
 
 def names_new_term(completion: str, prompt: str, terms: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from generic_logits.evaluation.familiarity import complete
+from generic_logits.evaluation.subject import complete
 
 
 def rouge_l(candidate: str, reference: str) -> float:
