@@ -14,16 +14,15 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from generic_logits._record import weights_fingerprint
-from generic_logits.discovery.endpoint import Endpoint, Reply, no_address
+from generic_logits.discovery.endpoint import Endpoint, Reply, no_address, run
 from generic_logits.discovery.proposals import (
     PROMPT_VERSION,
     Passage,
@@ -39,7 +38,6 @@ from generic_logits.text.anchors import Anchor
 from generic_logits.text.corpus import Document, encode_prompt
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +275,7 @@ class _Cache:
 def _model(config: LanguageModelConfig) -> _Model:
     """The model's name, and what tells its answers from another's."""
     if config.is_endpoint:
-        name = config.model or _run(_only_model(config))
+        name = config.model or run(_only_model(config))
         return _Model(name, name)
     folder = Path(config.source)
     if re.match(r"[\w.-]+:\d", str(config.source)):
@@ -360,6 +358,11 @@ def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 # A model behind an endpoint
 
 
+async def _only_model(config: LanguageModelConfig) -> str:
+    async with _endpoint(config) as endpoint:
+        return await endpoint.only_model()
+
+
 def _endpoint(config: LanguageModelConfig) -> Endpoint:
     bounded = answer_schema(translations=config.translations, terms=config.terms)
     return Endpoint(
@@ -398,35 +401,4 @@ def _ask_endpoint(
                 if isinstance(result, BaseException):
                     raise result
 
-    _run(everyone())
-
-
-async def _only_model(config: LanguageModelConfig) -> str:
-    """The name of the endpoint's model.
-
-    Raises:
-        InputError: it has none, or several.
-    """
-    async with _endpoint(config) as endpoint:
-        names = await endpoint.models()
-    if len(names) != 1:
-        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        wanted = f"the name of a model at {endpoint.address}"
-        raise InputError(wanted, f"none, and {some or 'no model'} to choose from", "name the model")
-    return names[0]
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end; where an event loop runs already, as in notebooks, in a thread."""
-    if not _is_loop_running():
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
-
-
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    run(everyone())
