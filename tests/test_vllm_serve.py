@@ -164,7 +164,8 @@ def test_as_the_subject_of_measures_it_says_what_the_pair_says(client, pair, alp
     rows = [ids_of(pair, text) for text in texts]
     for ours, theirs in zip(here.log_probs(rows), served.log_probs(rows), strict=True):
         torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
-    assert served.complete(texts, new_tokens=8) == here.complete(texts, new_tokens=8)
+    written = [[text.rstrip("\ufffd") for text in each.complete(texts, new_tokens=8)] for each in (served, here)]
+    assert written[0] == written[1]  # but for a character that the last token only begins
     samples = [served.complete([PROMPT] * 4, new_tokens=8, temperature=1.0, seed=3) for _ in range(2)]
     assert len(set(samples[0])) > 1 and samples[0] == samples[1]
 
