@@ -7,7 +7,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -21,6 +21,7 @@ _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_REQUEST_TO_WAIT = 1.0, 60.0, 600.0  # secon
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
 _PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
 _T = TypeVar("_T")
+_Topic = TypeVar("_Topic")
 
 
 class Reply(NamedTuple):
@@ -182,6 +183,7 @@ class Endpoint(Server):
         self,
         address: str,
         *,
+        name: str,
         schemas: Sequence[dict[str, Any]],
         answer_tokens: int,
         temperature: float,
@@ -193,6 +195,7 @@ class Endpoint(Server):
 
         Args:
             address: see ``Server``.
+            name: of what is answered, for the schema.
             schemas: of an answer, the strictest first: where the endpoint refuses one, the next is tried.
             answer_tokens: longest answer.
             temperature: of the sampling.
@@ -204,7 +207,7 @@ class Endpoint(Server):
             InputError: see ``Server``.
         """
         super().__init__(address, retries=retries, timeout=timeout)
-        self._formats = [_response_format(schema) for schema in schemas]
+        self._formats = [_response_format(name, schema) for schema in schemas]
         self._options: dict[str, Any] = {
             "temperature": temperature,
             "seed": seed,
@@ -269,6 +272,45 @@ class Endpoint(Server):
         return {**rest, "response_format": looser[0]} if looser else rest
 
 
+async def converse_all(
+    endpoint: Endpoint,
+    conversations: Iterable[tuple[_Topic, Generator[str, Reply, dict[str, Any]]]],
+    model: str,
+    keep: Callable[[_Topic, dict[str, Any]], None],
+    *,
+    concurrency: int,
+) -> None:
+    """Lead several conversations at a time, and hand what comes out of each to ``keep``.
+
+    After a failure no further one is begun, and those under way are still finished.
+
+    Args:
+        endpoint: not opened yet.
+        conversations: each with what it is about; begun one after another.
+        model: its name at the endpoint.
+        keep: takes the topic and the answer.
+        concurrency: conversations at one time.
+    """
+    waiting = iter(conversations)
+    failed = False
+
+    async def work() -> None:
+        nonlocal failed
+        try:
+            for topic, conversation in waiting:
+                keep(topic, await endpoint.converse(conversation, model))
+                if failed:
+                    return
+        except BaseException:
+            failed = True
+            raise
+
+    async with endpoint:
+        for result in await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+
 def run(work: Coroutine[Any, Any, _T]) -> _T:
     """Run a coroutine to its end; where an event loop runs already, as in notebooks, in a thread."""
     if not _is_loop_running():
@@ -290,8 +332,8 @@ def no_address(got: str) -> InputError:
     return InputError("the address of an endpoint, http://host:port/v1", got, "check it")
 
 
-def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "anchors", "strict": True, "schema": schema}}
+def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
 
 
 def _read_models(data: Any) -> dict[str, str]:

@@ -191,6 +191,17 @@ def _tokenizer_of(served: str, root: str) -> Any:
     )
 
 
+def local_model(subject: Subject) -> Any:
+    """The model of a subject, for measures that need whole distributions.
+
+    Raises:
+        MeasureError: a server.
+    """
+    if subject.model is None:
+        raise MeasureError("a model in this process", f"{subject.name}, a server", "give the model's folder")
+    return subject.model
+
+
 def complete(
     model: Any,
     tokenizer: Any,
