@@ -110,7 +110,7 @@ def _position(
         correct_logits(b, r, alpha, space=space, threshold=threshold, variant=variant) for alpha in (0.0, *ALPHAS)
     ]
     likeliest = torch.cat([row.topk(min(k, len(row))).indices for row in (*generic, r)])
-    stored = torch.cat([likeliest, torch.tensor([true])]).unique()
+    stored = torch.tensor(sorted({*likeliest.tolist(), true}))
     stored = stored[b[stored].argsort(descending=True, stable=True)]
     log_b, log_r = b.log_softmax(-1), r.log_softmax(-1)
     top = [
@@ -141,7 +141,7 @@ def _classes(
     edges = torch.tensor(EDGES, dtype=taken.dtype)
     of_class = torch.bucketize(taken, edges) * 2 + (taken == 0)
     classes: list[list[float]] = []
-    for each in of_class.unique().tolist():
+    for each in sorted(set(of_class.tolist())):
         inside = of_class == each
         mass, d = masses[inside], taken[inside]
         total = mass.sum().item()
