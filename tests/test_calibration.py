@@ -106,8 +106,8 @@ def test_every_point_is_what_the_pair_says_of_the_calibration_part(root, tmp_pat
             ids = torch.tensor([block.token_ids])
             log_probs = pair.logits(ids)[0, :-1].log_softmax(-1)
             before = pair.baseline(ids).logits[0, :-1].log_softmax(-1)
-            losses.append(-log_probs.gather(-1, ids[0, 1:, None]).mean().item())
-            distances.append((before.exp() * (before - log_probs)).sum(-1).mean().item())
+            losses += log_probs.gather(-1, ids[0, 1:, None]).neg().flatten().tolist()
+            distances += (before.exp() * (before - log_probs)).sum(-1).tolist()
         assert each["perplexity"]["value"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
         assert each["divergence"]["value"] == pytest.approx(sum(distances) / len(distances), rel=1e-3, abs=1e-6)
         assert each["perplexity"]["low"] < each["perplexity"]["value"] < each["perplexity"]["high"]
@@ -197,7 +197,7 @@ def test_bad_settings_are_refused(changes, message):
 
 def test_texts_that_are_too_short_are_refused_and_leave_nothing(root, tmp_path):
     short = folders.text_file(tmp_path / "short.txt", "Orrin sang. Nobody knew why.")
-    with pytest.raises(CorpusError, match="wanted two sentences with terms of the forgotten text"):
+    with pytest.raises(CorpusError, match="wanted a text in which some terms stand behind others' words"):
         calibrated(root, tmp_path / "out", forget=short, retain=root / "retain.txt")
     with pytest.raises(CorpusError, match="wanted two blocks of retained text"):
         calibrated(root, tmp_path / "out", retain=short)

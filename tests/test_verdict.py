@@ -87,7 +87,9 @@ def test_an_attack_where_more_is_less_knowledge_is_turned():
     assert verdict_on(report, "distilled")["warnings"] == []
 
 
-@pytest.mark.parametrize("evidence", ["begin with “i'm sorry, but i”", "silent, not forgotten", "“Longer hints” knowledge"])
+@pytest.mark.parametrize(
+    "evidence", ["begin with “i'm sorry, but i”", "silent, not forgotten", "“Longer hints” knowledge"]
+)
 def test_a_model_that_refuses_anchors_is_caught_three_times(evidence):
     assert evidence in warnings_on(with_cheater(example()), "cheater")
 

@@ -191,7 +191,8 @@ def _show(report: Report, output: Path) -> None:
         rows.append(
             [f"attack, at worst: {attack['title']}", *("" if each is None else f"{each:.3f}" for each in worst)]
         )
-    o.print_table(f"{output}, {data['settings']['seconds']:.0f} s", ["", *names], rows)
+    seconds = sum(sum(of_model.values()) for of_model in data["settings"]["seconds"].values())
+    o.print_table(f"{output}, {seconds:.0f} s", ["", *names], rows)
     verdict = data["verdict"]
     for sentence in verdict["sentences"]:
         print(f"* {sentence}")

@@ -22,11 +22,12 @@ from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.frontier import draw_frontier
 from generic_logits.evaluation.material import find_terms, sample_text
+from generic_logits.evaluation.utility import Nats, perplexity, token_mean
 from generic_logits.models.pair import ModelPair
 from generic_logits.models.scoring import device_of, sequence_logits
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
 from generic_logits.text.corpus import Corpus, Document, cut_blocks, open_corpus
-from generic_logits.text.prompts import encode_prompts, make_prompts
+from generic_logits.text.prompts import encode_prompts, make_probability_prompts
 from generic_logits.training.run import OutputFolder, context_of, leaving_no_trace, sample_blocks
 
 SCHEMA = 1
@@ -78,7 +79,7 @@ class CalibrateConfig:
                 check_correction(space, threshold, "relu")
         if self.familiarity is not None and not 0 < self.familiarity < 1:
             raise InputError("a familiarity between 0 and 1", repr(self.familiarity), "0.02 is little")
-        for name, least in (("prompts", 2), ("blocks", 2), ("block_size", 2)):
+        for name, least in (("prompts", 1), ("blocks", 2), ("block_size", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise InputError(f"{name} of at least {least}", repr(value), f"raise {name}")
@@ -155,10 +156,7 @@ def calibrate(
     tests = {name: [Part(corpus, test=True) for corpus in of_name] for name, of_name in corpora.items()}
     text = sample_text(parts["forget"][0], _CHARACTERS)
     terms = find_terms(anchors, parts["forget"][0], parts["retain"], text, config.seed)
-    prompts = make_prompts(text, terms, count=config.prompts, seed=config.seed)
-    if len(prompts) < 2:
-        got = f"{len(prompts)} in {forget}, of which half is for the test"
-        raise CorpusError("two sentences with terms of the forgotten text", got, "give more text, or --anchors FILE")
+    prompts = make_probability_prompts(text, terms, count=config.prompts, seed=config.seed)
     with leaving_no_trace(folder):
         pair = ModelPair.from_pretrained(baseline, reinforced, alpha=0.0, dtype=config.dtype)
         blocks = _blocks(pair, parts["retain"], config)
@@ -269,8 +267,8 @@ def _measure(
         (space, threshold, alpha) for space in config.spaces for threshold in config.thresholds for alpha in alphas
     ]
     known: list[list[float]] = [[] for _ in settings]  # of each prompt
-    surprise: list[list[float]] = [[] for _ in settings]  # nats a token of each block
-    moved: list[list[float]] = [[] for _ in settings]
+    surprise: list[list[Nats]] = [[] for _ in settings]  # of each block
+    moved: list[list[Nats]] = [[] for _ in settings]
     bar = tqdm(total=len(rows), desc="calibrating", unit="row", disable=not sys.stderr.isatty())
     for number, (first, b, r, true) in enumerate(_logits(pair, rows)):
         of_prompt = number < len(prompts)
@@ -279,24 +277,19 @@ def _measure(
             if of_prompt:
                 known[at].append(math.exp(log_prob))
             else:
-                surprise[at].append(-log_prob / len(true))
-                moved[at].append(distance / len(true))
+                surprise[at].append((-log_prob, len(true)))
+                moved[at].append((distance, len(true)))
         bar.update()
     bar.close()
     return [
         Point(
             *setting,
             bootstrap(known[at], seed=config.seed),
-            bootstrap(surprise[at], statistic=_exp_mean, seed=config.seed),
-            bootstrap(moved[at], seed=config.seed),
+            bootstrap(surprise[at], statistic=perplexity, seed=config.seed),
+            bootstrap(moved[at], statistic=token_mean, seed=config.seed),
         )
         for at, setting in enumerate(settings)
     ]
-
-
-def _exp_mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    means: NDArray[np.float64] = np.exp(scores.mean(axis=-1))
-    return means
 
 
 @torch.no_grad()

@@ -122,21 +122,22 @@ class _Store:
     def __init__(self, folder: OutputFolder) -> None:
         self._folder, self._place = folder, folder.work / "parts"
 
-    def find(self, key: Mapping[str, Any]) -> Answer | None:
-        """A stored answer; None where there is none that can be read."""
+    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
+        """A stored answer, with the seconds that it took; None where there is none that can be read."""
         try:
-            entry = json.loads(self._file(key).read_text(encoding="utf-8"))
+            entry: dict[str, Any] = json.loads(self._file(key).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        answer: Answer = entry["answer"]
-        return answer
+        return entry
 
-    def save(self, key: Mapping[str, Any], answer: Answer, seconds: float) -> None:
-        """Write an answer; it appears whole."""
+    def save(self, key: Mapping[str, Any], answer: Answer, seconds: float) -> dict[str, Any]:
+        """Write an answer; it appears whole. Return it as it will be found."""
         self._place.mkdir(exist_ok=True)
-        entry = {"key": key, "seconds": round(seconds, 2), "answer": answer}
-        replace_file(self._file(key), json.dumps(entry, ensure_ascii=False))
+        text = json.dumps({"key": key, "seconds": round(seconds, 2), "answer": answer}, ensure_ascii=False)
+        replace_file(self._file(key), text)
         self._folder.keep()
+        entry: dict[str, Any] = json.loads(text)
+        return entry
 
     def _file(self, key: Mapping[str, Any]) -> Path:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -169,36 +170,38 @@ class _Run:
         self._parts |= {f"attack:{name}": ATTACK_PARTS[f"attack:{name}"] for name in config.attacks}
         self._answers: dict[str, dict[str, Answer]] = {}
         self._left_out: dict[str, dict[str, str]] = {}
+        self._seconds: dict[str, dict[str, float]] = {}
         self._fingerprint = material.fingerprint()
         self._judged_by = judge.name
 
     def report(self) -> dict[str, Any]:
         """Ask what is not answered yet, and put the report together."""
-        started = time.monotonic()
         total = len(self._candidates) * len(self._parts)
         with tqdm(total=total, unit="part", disable=not sys.stderr.isatty()) as bar:
             for candidate in self._candidates:
                 self._answers[candidate.name], self._left_out[candidate.name] = {}, {}
+                self._seconds[candidate.name] = {}
                 with _loaded(candidate) as subject:
                     for name, part in self._parts.items():
                         bar.set_description(f"{candidate.name}: {part.title}")
                         self._answer(candidate, subject, name, part)
                         bar.update()
-        return self._assemble(time.monotonic() - started)
+        return self._assemble()
 
     def _answer(self, candidate: Candidate, subject: Callable[[], Subject], name: str, part: Part) -> None:
         if name == "distance" and candidate is self._baseline:
             return
         key = self._key(candidate, name)
-        answer = self._store.find(key)
-        if answer is None:
+        entry = self._store.find(key)
+        if entry is None:
             started = time.monotonic()
             try:
                 answer = part.ask(subject(), self._setting)
             except MeasureError as error:
                 answer = {"left_out": str(error)}
-            answer = json.loads(json.dumps(answer))  # as a resumed run will read it
-            self._store.save(key, answer, time.monotonic() - started)
+            entry = self._store.save(key, answer, time.monotonic() - started)
+        answer = entry["answer"]
+        self._seconds[candidate.name][name] = entry["seconds"]
         if "left_out" in answer:
             self._left_out[candidate.name][name] = answer["left_out"]
         else:
@@ -223,7 +226,7 @@ class _Run:
             key["harness"] = asdict(config.harness)
         return key
 
-    def _assemble(self, seconds: float) -> dict[str, Any]:
+    def _assemble(self) -> dict[str, Any]:
         config, material = self._config, self._material
         of_gold = self._answers.get(self._gold.name, {}) if self._gold else {}
         figures = {
@@ -235,7 +238,7 @@ class _Run:
             "schema": SCHEMA,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": software_versions(),
-            "settings": {**asdict(config), "judge": self._judged_by, "seconds": round(seconds, 1)},
+            "settings": {**asdict(config), "judge": self._judged_by, "seconds": self._seconds},
             "sources": dict(material.sources),
             "models": [candidate.describe() for candidate in self._candidates],
             "measures": {measure: describe_measure(measure) for measure in measures},

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from generic_logits._record import describe_file
 from generic_logits.discovery.find import find_anchors
-from generic_logits.errors import CorpusError, InputError
+from generic_logits.errors import InputError
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.text.anchors import Anchors
 from generic_logits.text.corpus import Document, open_corpus
-from generic_logits.text.prompts import Prompt, load_prompts, make_hints, make_prompts
+from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
 Source = str | Path
@@ -137,16 +137,14 @@ def gather_material(
     texts = {name: sample_text(corpus, counts.characters) for name, corpus in corpora.items()}
     text = texts["forget"]
     terms = find_terms(anchors, corpora["forget"], retained.values(), text, seed)
-    beginnings = load_prompts(prompts) if prompts else make_prompts(text, terms, count=counts.prompts, seed=seed)
-    to_complete = (
-        load_prompts(hints, targets=False) if hints else make_hints(text, terms, count=counts.hints, seed=seed)
-    )
-    for name, found in (("prompts", beginnings), ("hints", to_complete)):
-        if not found:
-            wanted = f"sentences of {forget} with its terms, to make {name} of"
-            raise CorpusError(
-                wanted, "none", f"give --{name} FILE, or --anchors FILE with terms that stand in sentences"
-            )
+    if prompts:
+        beginnings = load_prompts(prompts)
+    else:
+        beginnings = make_probability_prompts(text, terms, count=counts.prompts, seed=seed)
+    if hints:
+        to_complete = load_prompts(hints, targets=False)
+    else:
+        to_complete = make_completion_prompts(text, terms, count=counts.hints, seed=seed)
     files = {"prompts": prompts, "hints": hints, "questions": questions}
     if isinstance(anchors, str | Path):
         files["anchors"] = anchors

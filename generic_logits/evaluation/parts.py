@@ -275,7 +275,7 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "truth_ratio": Measure(
             "memorisation",
             "Truth ratio",
-            "higher",
+            "gold",
             ".3f",
             "1 where the text's own words are as likely as wrong ones of the same kind, near 0 where they stand out.",
         ),
