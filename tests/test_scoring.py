@@ -144,6 +144,16 @@ def test_a_file_that_holds_no_prompts_is_refused_in_one_line(tmp_path, content, 
     assert str(caught.value).endswith("; mend the file") and "\n" not in str(caught.value)
 
 
+def test_a_target_can_be_left_out_where_none_is_needed(tmp_path):
+    file = tmp_path / "hints.json"
+    file.write_text('[{"prompt": "a"}, {"prompt": "b", "target": ""}, {"prompt": "c", "target": "d"}]')
+    assert load_prompts(file, targets=False) == [Prompt("a", ""), Prompt("b", ""), Prompt("c", "d")]
+    for content in ('[{"target": "a"}]', '["a"]', '[{"prompt": ""}]', '[{"prompt": "a", "target": 3}]'):
+        file.write_text(content)
+        with pytest.raises(CorpusError, match="; mend the file$"):
+            load_prompts(file, targets=False)
+
+
 def test_a_missing_prompt_file_and_one_in_another_encoding_are_refused(tmp_path):
     with pytest.raises(CorpusError) as caught:
         load_prompts(tmp_path / "no.json")

@@ -29,8 +29,12 @@ class Prompt:
     target: str
 
 
-def load_prompts(path: str | Path) -> list[Prompt]:
+def load_prompts(path: str | Path, *, targets: bool = True) -> list[Prompt]:
     """Read a prompt file.
+
+    Args:
+        path: of the file.
+        targets: whether each prompt needs a target; without one it is "".
 
     Raises:
         CorpusError: it is missing, not JSON, or not a list of objects with texts "prompt" and "target".
@@ -38,15 +42,18 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     wanted = 'a JSON list of {"prompt": ..., "target": ...}'
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        prompts = [Prompt(entry["prompt"], entry["target"]) for entry in entries]
+        prompts = [
+            Prompt(entry["prompt"], entry["target"] if targets else entry.get("target", "")) for entry in entries
+        ]
     except OSError as error:
         raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorpusError(wanted, f"{path}: {error!r}", "mend the file") from error
     if not prompts:
         raise CorpusError(wanted, f"an empty one in {path}", "mend the file")
     for number, each in enumerate(prompts, start=1):
-        if not all(isinstance(text, str) and text for text in (each.prompt, each.target)):
+        texts = isinstance(each.prompt, str) and isinstance(each.target, str)
+        if not (texts and each.prompt and (each.target or not targets)):
             raise CorpusError(f"two texts in each entry of {path}", f"{each} as number {number}", "mend the file")
     return prompts
 
