@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from generic_logits.errors import InputError
@@ -52,7 +53,7 @@ def block_divergences(baseline: Subject, subject: Subject, texts: Sequence[str],
     both = (token_distributions(each, rows, batch_size=1) for each in models)
     for p, q in zip(*both, strict=True):
         p, q = (each[:, :vocab].double().log_softmax(-1) for each in (p, q.to(p.device)))
-        of_tokens = (p.exp() * (p - q)).nan_to_num(nan=0.0).sum(-1)  # p = 0 adds nothing, whatever q is
+        of_tokens = torch.where(p.isneginf(), 0.0, p.exp() * (p - q)).sum(-1)
         divergences.append((of_tokens.sum().item(), len(of_tokens)))
     return divergences
 

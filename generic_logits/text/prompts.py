@@ -29,8 +29,12 @@ class Prompt:
     target: str
 
 
-def load_prompts(path: str | Path) -> list[Prompt]:
+def load_prompts(path: str | Path, *, targets: bool = True) -> list[Prompt]:
     """Read a prompt file.
+
+    Args:
+        path: of the file.
+        targets: whether each prompt needs a target; without one it is "".
 
     Raises:
         CorpusError: it is missing, not JSON, or not a list of objects with texts "prompt" and "target".
@@ -38,15 +42,18 @@ def load_prompts(path: str | Path) -> list[Prompt]:
     wanted = 'a JSON list of {"prompt": ..., "target": ...}'
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        prompts = [Prompt(entry["prompt"], entry["target"]) for entry in entries]
+        prompts = [
+            Prompt(entry["prompt"], entry["target"] if targets else entry.get("target", "")) for entry in entries
+        ]
     except OSError as error:
         raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CorpusError(wanted, f"{path}: {error!r}", "mend the file") from error
     if not prompts:
         raise CorpusError(wanted, f"an empty one in {path}", "mend the file")
     for number, each in enumerate(prompts, start=1):
-        if not all(isinstance(text, str) and text for text in (each.prompt, each.target)):
+        texts = isinstance(each.prompt, str) and isinstance(each.target, str)
+        if not (texts and each.prompt and (each.target or not targets)):
             raise CorpusError(f"two texts in each entry of {path}", f"{each} as number {number}", "mend the file")
     return prompts
 
@@ -86,20 +93,20 @@ def make_probability_prompts(
         CorpusError: no term stands behind enough text.
     """
     found = _Occurrences(text, terms)
-    places: dict[str, list[tuple[int, int]]] = {}  # start of the prompt, start of the term
+    places: dict[str, dict[str, tuple[int, int]]] = {}  # by prompt: where it starts, where the term starts
     for start, _, term in found:
         begin = found.beginning(start - characters, start)
-        in_line = text[start - 1] != "\n" if start else False
-        if in_line and start - begin >= characters // 4 and term not in found.terms_in(begin, start):
-            places.setdefault(term, []).append((begin, start))
+        begins_line = text[max(0, start - 1) : start] in ("", "\n")
+        if not begins_line and start - begin >= characters // 4 and term not in found.terms_in(begin, start):
+            places.setdefault(term, {}).setdefault(text[begin:start], (begin, start))
     taken: list[tuple[int, int, str]] = []
     order = sorted(places)
     random.Random(seed).shuffle(order)
     while len(taken) < count and any(places.values()):
-        for term in order[:]:
+        for term in order:
             if places[term] and len(taken) < count:
-                begin, start = _farthest(places[term], [start for _, start, _ in taken])
-                places[term].remove((begin, start))
+                begin, start = _farthest(places[term].values(), [start for _, start, _ in taken])
+                del places[term][text[begin:start]]
                 taken.append((begin, start, term))
     if not taken:
         raise CorpusError("a text in which some terms stand behind others' words", "none", "give other terms")
@@ -150,7 +157,7 @@ def make_completion_prompts(
     return [Prompt(text[begin:end].strip(), targets[end]) for begin, end in sorted(taken)]
 
 
-def _farthest(places: Sequence[tuple[int, int]], taken: Sequence[int]) -> tuple[int, int]:
+def _farthest(places: Iterable[tuple[int, int]], taken: Sequence[int]) -> tuple[int, int]:
     """The place whose end is farthest from its nearest neighbour among those taken; the first one if none is taken."""
     return max(places, key=lambda place: min((abs(place[1] - other) for other in taken), default=0))
 
