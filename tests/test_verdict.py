@@ -35,17 +35,17 @@ def test_references_are_not_judged():
 
 def test_a_clean_model_is_named_first_and_the_limits_last():
     first, *_, last = reach_verdict(example())["sentences"]
-    assert first.startswith("distilled knows no more of the text than the gold model, as far as was measured")
+    assert first.startswith("“distilled” knows no more of the text than the gold model, as far as was measured")
     assert "no attack tried on it brought knowledge back" in first
     assert last == CAVEAT
 
 
 def test_lost_ability_is_not_called_unlearning():
     v = verdict_on(example(), "gradient ascent")
-    assert "74.5% higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
+    assert "74.5 % higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
     assert "do not read this as unlearning alone" in v["warnings"][0]
     assert any(
-        s.startswith("generic α=5 and gradient ascent lost ability") for s in reach_verdict(example())["sentences"]
+        s.startswith("“generic α=5” and “gradient ascent” lost ability") for s in reach_verdict(example())["sentences"]
     )
 
 
@@ -87,7 +87,9 @@ def test_an_attack_where_more_is_less_knowledge_is_turned():
     assert verdict_on(report, "distilled")["warnings"] == []
 
 
-@pytest.mark.parametrize("evidence", ["begin with “i'm sorry, but i”", "silent, not forgotten", "“Longer hints” knowledge"])
+@pytest.mark.parametrize(
+    "evidence", ["begin with “i'm sorry, but i”", "silent, not forgotten", "“Longer hints” knowledge"]
+)
 def test_a_model_that_refuses_anchors_is_caught_three_times(evidence):
     assert evidence in warnings_on(with_cheater(example()), "cheater")
 
@@ -98,7 +100,7 @@ def test_a_refusing_model_is_never_called_unlearned():
         if forgotten_by_all:
             report["figures"]["cheater"] = {**report["figures"]["distilled"]}
         sentences = reach_verdict(report)["sentences"]
-        assert not any(s.startswith("cheater knows") for s in sentences)
+        assert not any(s.startswith("“cheater” knows") for s in sentences)
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "the the the the the the the the the"])
@@ -195,7 +197,7 @@ def test_a_server_without_weights_is_judged_by_what_could_be_asked():
     report["figures"]["distilled"] = {"familiarity_completion": figure(0.012, 100)}
     v = verdict_on(report, "distilled")
     assert (v["forgetting"], v["ability"]) == ("complete", "unknown")
-    assert not any(s.startswith("distilled knows") for s in reach_verdict(report)["sentences"])
+    assert not any(s.startswith("“distilled” knows") for s in reach_verdict(report)["sentences"])
 
 
 def test_few_items_are_told():

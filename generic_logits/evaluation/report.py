@@ -145,9 +145,13 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
     used = {"figures": [*data["figures"]], "verdict": [*data["verdict"]["by_model"]]}
     used |= {f"attack {name!r}": [*attack["curves"]] for name, attack in data["attacks"].items()}
     used |= {f"completion {at}": [*each["by_model"]] for at, each in enumerate(data["completions"])}
-    yield from (f"{each!r} in {place}, which is no model" for place, own in used.items() for each in own if each not in names)
+    yield from (
+        f"{each!r} in {place}, which is no model" for place, own in used.items() for each in own if each not in names
+    )
     for name, figures in data["figures"].items():
-        yield from (f"measure {each!r} of {name!r}, which is not described" for each in figures if each not in data["measures"])
+        yield from (
+            f"measure {each!r} of {name!r}, which is not described" for each in figures if each not in data["measures"]
+        )
     lens = data["lens"] or {"passages": [], "vocabulary": []}
     for token in (token for passage in lens["passages"] for token in passage["tokens"] if "top" in token):
         if token["true"] >= len(token["top"]) or any(row[0] >= len(lens["vocabulary"]) for row in token["top"]):
@@ -164,13 +168,18 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"* {_plain(sentence)}"
     for name, verdict in data["verdict"]["by_model"].items():
         yield f"\n**{_plain(name)}.** {_plain(verdict['forgotten'])} {_plain(verdict['kept'])}"
-        yield from [f"\n* Warning: {_plain(warning)}" if not at else f"* Warning: {_plain(warning)}" for at, warning in enumerate(verdict["warnings"])]
+        yield from [
+            f"\n* Warning: {_plain(warning)}" if not at else f"* Warning: {_plain(warning)}"
+            for at, warning in enumerate(verdict["warnings"])
+        ]
     yield "\n### Figures\n\nIn brackets: 95 % intervals over the items. ↓ lower is better, ↑ higher, = as gold.\n"
     signs = {"lower": "↓", "higher": "↑", "gold": "="}
     rows = []
     for measure, about in data["measures"].items():
         figures = [data["figures"].get(name, {}).get(measure) for name in names]
-        rows.append([f"{about['title']} {signs[about['better']]}", *(_shown(each, about["format"]) for each in figures)])
+        rows.append(
+            [f"{about['title']} {signs[about['better']]}", *(_shown(each, about["format"]) for each in figures)]
+        )
     yield from _table(["", *names], rows)
     for attack in data["attacks"].values():
         curves = {name: {point["x"]: point for point in curve} for name, curve in attack["curves"].items()}
@@ -185,7 +194,7 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
 def _shown(figure: Mapping[str, Any] | None, form: str) -> str:
     if not figure:
         return "–"
-    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+    return f"{figure['value']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

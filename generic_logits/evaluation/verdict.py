@@ -217,7 +217,7 @@ class _Judge:
                 continue
             ratio = model["value"] / baseline["value"]
             level = _level(ratio, PERPLEXITY_REDUCED, PERPLEXITY_LOST)
-            change = f"{abs(ratio - 1):.1%} {'higher' if ratio > 1 else 'lower'} than"
+            change = f"{100 * abs(ratio - 1):.1f} % {'higher' if ratio > 1 else 'lower'} than"
             found.append(
                 (
                     level,
@@ -287,7 +287,7 @@ class _Judge:
         if count < FEW_COMPLETIONS or share < ONE_ANSWER or usual >= ONE_ANSWER:
             return []
         return [
-            f"{share:.0%} of its {count} completions here {opening}: "
+            f"{100 * share:.0f} % of its {count} completions here {opening}: "
             "it may refuse or be broken, which is not forgetting."
         ]
 
@@ -411,13 +411,13 @@ class _Judge:
             attacked = any(name in attack["curves"] for attack in self.attacks.values())
             attacks = "no attack tried on it brought knowledge back" if attacked else "no attack was tried on it"
             sentences.append(
-                f"{name} knows {level}, as far as was measured; its ability is {each['ability']}; {attacks}."
+                f"“{name}” knows {level}, as far as was measured; its ability is {each['ability']}; {attacks}."
             )
         for name in good:
             if name not in clean:
                 count = _counted(len(by_model[name]["warnings"]), "warning")
                 sentences.append(
-                    f"{name} forgot most of the text without losing its ability, but with {count}: see below."
+                    f"“{name}” forgot most of the text without losing its ability, but with {count}: see below."
                 )
         if by_model and not good:
             sentences.append("No model was shown to forget most of the text and to keep its ability.")
@@ -468,4 +468,5 @@ def _counted(count: int, what: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    quoted = [f"“{name}”" for name in names]
+    return quoted[0] if len(names) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"
