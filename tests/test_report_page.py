@@ -409,17 +409,14 @@ def test_without_scripts_the_report_is_there_as_text(shown):
 # Reports that are not as usual
 
 
-EVIL = [
-    "</script><script>window.hacked = 1</script>",
-    "<img src=x onerror='window.hacked = 1'>",
-    "<!--<script>",
-    "]]>{{ data }}\u2028`${window.hacked = 1}`",
-    "javascript:window.hacked=1",
-]
-EVIL.append("".join(EVIL))
+_TAGS = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
 
 
-@pytest.mark.parametrize("evil", EVIL[2:], ids=["comment", "template", "address", "all"])
+@pytest.mark.parametrize(
+    "evil",
+    [_TAGS, "<!--<script>", "]]>{{ data }}\u2028`${window.hacked = 1}`", "javascript:window.hacked=1"],
+    ids=["tags", "comment", "template", "address"],
+)
 def test_what_models_say_is_shown_and_never_run(shown, tmp_path, evil):
     report = json.loads(
         json.dumps(reports.example() | {"lens": reports.lens()}).replace('"distilled"', json.dumps(evil))

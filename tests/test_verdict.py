@@ -172,6 +172,29 @@ def test_one_measure_that_still_knows_keeps_a_model_from_passing():
     assert "Least was forgotten by Extraction strength: 0.300 (baseline 0.381, gold 0.052)" in v["forgotten"]
 
 
+def test_few_items_do_not_make_a_model_like_gold():
+    report = example()
+    report["figures"]["distilled"]["familiarity_probability"] = {"value": 0.09, "low": 0.005, "high": 0.2, "count": 6}
+    assert verdict_on(report, "distilled")["forgetting"] == "part"
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "level", "told"),
+    [
+        (0.68, 20, "kept", "6.4 points below the baseline on average, no more than chance explains."),
+        (0.70, 5000, "reduced", "4.4 points below the baseline on average."),
+        (0.68, 5000, "lost", "6.4 points below the baseline on average."),
+        (0.80, 5000, "kept", "5.6 points above the baseline on average."),
+    ],
+)
+def test_harness_tasks_fall_by_more_than_chance_or_not_at_all(value, count, level, told):
+    report = example()
+    report["figures"]["baseline"]["harness_arc_easy"] = figure(0.744, count)
+    report["figures"]["distilled"]["harness_arc_easy"] = figure(value, count)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == level and v["kept"].endswith(told)
+
+
 def test_less_known_than_by_gold_is_told():
     report = example()
     report["figures"]["distilled"]["verbmem_rouge_l"] = figure(0.001, 64)

@@ -529,7 +529,8 @@
 
   // The page
 
-  const corpus = report.sources.forget ? `What was to be forgotten: ${[report.sources.forget].flat().join(", ")}. ` : "";
+  const sourceName = (source) => (typeof source === "object" && source ? source.file ?? source.name ?? JSON.stringify(source) : String(source));
+  const corpus = report.sources.forget ? `What was to be forgotten: ${[report.sources.forget].flat().map(sourceName).join(", ")}. ` : "";
   document.getElementById("about").textContent = `${corpus}${report.models.length} models, measured ${report.created.slice(0, 10)}.`;
   document.getElementById("made").textContent = `Made by generic_logits. ${Object.entries(report.versions).map(([name, version]) => `${name} ${version}`).join(", ")}.`;
   verdict();
