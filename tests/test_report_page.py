@@ -194,7 +194,7 @@ def test_the_slider_gives_what_python_gives(shown, tmp_path, options):
             assert values == pytest.approx([p[at, ids[at]].item() for p in distributions], rel=0.02, abs=1e-4)
             percent = 100 * wanted[at, ids[at]].item()
             if percent > 0.1:
-                assert float(row.locator("td").last.inner_text().split(" %")[0]) == pytest.approx(
+                assert float(row.locator("td").last.inner_text().split("\N{NO-BREAK SPACE}%")[0]) == pytest.approx(
                     percent, rel=0.02, abs=0.06
                 )
 

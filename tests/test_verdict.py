@@ -42,7 +42,7 @@ def test_a_clean_model_is_named_first_and_the_limits_last():
 
 def test_lost_ability_is_not_called_unlearning():
     v = verdict_on(example(), "gradient ascent")
-    assert "74.5 % higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
+    assert "74.5\N{NO-BREAK SPACE}% higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
     assert "do not read this as unlearning alone" in v["warnings"][0]
     assert any(
         s.startswith("“generic α=5” and “gradient ascent” lost ability") for s in reach_verdict(example())["sentences"]

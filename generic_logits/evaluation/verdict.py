@@ -223,7 +223,7 @@ class _Judge:
                 continue
             ratio = model["value"] / baseline["value"]
             level = _level(ratio, PERPLEXITY_REDUCED, PERPLEXITY_LOST)
-            change = f"{100 * abs(ratio - 1):.1f} % {'higher' if ratio > 1 else 'lower'} than"
+            change = f"{100 * abs(ratio - 1):.1f}\N{NO-BREAK SPACE}% {'higher' if ratio > 1 else 'lower'} than"
             found.append(
                 (
                     level,
@@ -294,7 +294,7 @@ class _Judge:
         if count < FEW_COMPLETIONS or share < ONE_ANSWER or usual >= ONE_ANSWER:
             return []
         return [
-            f"{100 * share:.0f} % of its {count} completions here {opening}: "
+            f"{100 * share:.0f}\N{NO-BREAK SPACE}% of its {count} completions here {opening}: "
             "it may refuse or be broken, which is not forgetting."
         ]
 

@@ -56,7 +56,7 @@
   const legend = (names) => h("ul", { class: "legend" }, names.map((name) => h("li", null, named(name))));
 
   const shown = (value, format) => value.toFixed(Number(format[1]));
-  const percent = (p) => p > 0 && p < 0.00005 ? "< 0.01 %" : `${(100 * p).toFixed(p > 0 && p < 0.001 ? 2 : 1)} %`;
+  const percent = (p) => p > 0 && p < 0.00005 ? "<\u00a00.01\u00a0%" : `${(100 * p).toFixed(p > 0 && p < 0.001 ? 2 : 1)}\u00a0%`;
   const better = { lower: "lower is better", higher: "higher is better", gold: "nearest to gold is best" };
   const figureOf = (name, measure) => report.figures[name]?.[measure];
 
