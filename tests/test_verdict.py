@@ -35,17 +35,20 @@ def test_references_are_not_judged():
 
 def test_a_clean_model_is_named_first_and_the_limits_last():
     first, *_, last = reach_verdict(example())["sentences"]
-    assert first.startswith("distilled knows no more of the text than the gold model, as far as was measured")
+    assert first.startswith("“distilled” knows no more of the text than the gold model, as far as was measured")
     assert "no attack tried on it brought knowledge back" in first
     assert last == CAVEAT
 
 
 def test_lost_ability_is_not_called_unlearning():
     v = verdict_on(example(), "gradient ascent")
-    assert "74.5% higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
+    assert (
+        "74.5\N{NO-BREAK SPACE}% higher than the baseline's" in v["kept"]
+        and "less fluent: Repetition 0.412" in v["kept"]
+    )
     assert "do not read this as unlearning alone" in v["warnings"][0]
     assert any(
-        s.startswith("generic α=5 and gradient ascent lost ability") for s in reach_verdict(example())["sentences"]
+        s.startswith("“generic α=5” and “gradient ascent” lost ability") for s in reach_verdict(example())["sentences"]
     )
 
 
@@ -100,7 +103,7 @@ def test_a_refusing_model_is_never_called_unlearned():
         if forgotten_by_all:
             report["figures"]["cheater"] = {**report["figures"]["distilled"]}
         sentences = reach_verdict(report)["sentences"]
-        assert not any(s.startswith("cheater knows") for s in sentences)
+        assert not any(s.startswith("“cheater” knows") for s in sentences)
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "the the the the the the the the the"])
@@ -172,6 +175,29 @@ def test_one_measure_that_still_knows_keeps_a_model_from_passing():
     assert "Least was forgotten by Extraction strength: 0.300 (baseline 0.381, gold 0.052)" in v["forgotten"]
 
 
+def test_few_items_do_not_make_a_model_like_gold():
+    report = example()
+    report["figures"]["distilled"]["familiarity_probability"] = {"value": 0.09, "low": 0.005, "high": 0.2, "count": 6}
+    assert verdict_on(report, "distilled")["forgetting"] == "part"
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "level", "told"),
+    [
+        (0.68, 20, "kept", "6.4 points below the baseline on average, no more than chance explains."),
+        (0.70, 5000, "reduced", "4.4 points below the baseline on average."),
+        (0.68, 5000, "lost", "6.4 points below the baseline on average."),
+        (0.80, 5000, "kept", "5.6 points above the baseline on average."),
+    ],
+)
+def test_harness_tasks_fall_by_more_than_chance_or_not_at_all(value, count, level, told):
+    report = example()
+    report["figures"]["baseline"]["harness_arc_easy"] = figure(0.744, count)
+    report["figures"]["distilled"]["harness_arc_easy"] = figure(value, count)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == level and v["kept"].endswith(told)
+
+
 def test_less_known_than_by_gold_is_told():
     report = example()
     report["figures"]["distilled"]["verbmem_rouge_l"] = figure(0.001, 64)
@@ -197,7 +223,7 @@ def test_a_server_without_weights_is_judged_by_what_could_be_asked():
     report["figures"]["distilled"] = {"familiarity_completion": figure(0.012, 100)}
     v = verdict_on(report, "distilled")
     assert (v["forgetting"], v["ability"]) == ("complete", "unknown")
-    assert not any(s.startswith("distilled knows") for s in reach_verdict(report)["sentences"])
+    assert not any(s.startswith("“distilled” knows") for s in reach_verdict(report)["sentences"])
 
 
 def test_few_items_are_told():

@@ -194,7 +194,7 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
 def _shown(figure: Mapping[str, Any] | None, form: str) -> str:
     if not figure:
         return "–"
-    return f"{figure['value']:{form}} [{figure['low']:{form}}, {figure['high']:{form}}]"
+    return f"{figure['value']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

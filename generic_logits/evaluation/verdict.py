@@ -2,9 +2,10 @@
 
 **Forgotten.** A measure of knowledge (of the groups "familiarity" and "memorisation") counts if it tells the baseline
 from the gold model: their intervals are apart. Without a gold model it counts if the baseline's interval is above 0. A
-model forgot on it if its interval lies below the baseline's, and is at gold's level unless its interval lies above
-gold's. The share forgotten is (baseline - model) / (baseline - gold), with 0 in gold's place where there is none. The
-least share of all measures decides, as an attacker takes the weakest place:
+model forgot on it if its interval lies below the baseline's. The share forgotten is (baseline - model) / (baseline -
+gold), with 0 in gold's place where there is none. The model is at gold's level if its interval reaches gold's, and its
+value does, too, or the share is at least ``MOST``: few items, and so a wide interval, are no proof. All measures have
+to agree, as an attacker takes the weakest place:
 
 * complete: below the baseline and at gold's level on every measure; needs a gold model
 * most: below the baseline on every measure, and at least ``MOST`` forgotten on each
@@ -13,17 +14,19 @@ least share of all measures decides, as an attacker takes the weakest place:
 
 **Kept.** Ability is lost if perplexity on retained text is ``PERPLEXITY_LOST`` times the baseline's, if the KL from the
 baseline is surely above ``KL_LOST`` nats a token, if the text repeats itself more, or if harness tasks fall by
-``HARNESS_LOST`` on average; reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and ``HARNESS_REDUCED`` on. Retained
-text is the same for all models, so perplexities are compared by their ratio and not by their intervals, which hold the
-spread between texts. A KL that the gold model has as well is no loss.
+``HARNESS_LOST`` on average and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and
+``HARNESS_REDUCED`` on. Retained text is the same for all models, so perplexities are compared by their ratio and not by
+their intervals, which hold the spread between texts. A KL that the gold model has as well is no loss.
 
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
 probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
-attack (without one: half of what the baseline shows); less known than gold, which tells that something was removed.
+attack (without one: half of what the baseline shows); less known than gold, or another distance from it, which tells
+that something was removed.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +76,7 @@ class _Evidence:
     measure: str
     below_baseline: bool
     above_gold: bool
+    at_gold: bool
     below_gold: bool
     share: float
 
@@ -155,12 +159,14 @@ class _Judge:
         floor = gold or _Range(0.0, 0.0, 0.0)
         if not baseline.above(floor):
             return None
+        share = (baseline.value - model.value) / (baseline.value - floor.value)
         return _Evidence(
             measure,
             below_baseline=baseline.above(model),
             above_gold=model.above(floor),
+            at_gold=not model.above(floor) and (model.value <= floor.high or share >= MOST),
             below_gold=gold is not None and gold.above(model),
-            share=(baseline.value - model.value) / (baseline.value - floor.value),
+            share=share,
         )
 
     def forgetting(self, evidence: Sequence[_Evidence]) -> str:
@@ -170,7 +176,7 @@ class _Judge:
             return "none"
         if not all(each.below_baseline for each in evidence):
             return "part"
-        if self.gold and not any(each.above_gold for each in evidence):
+        if self.gold and all(each.at_gold for each in evidence):
             return "complete"
         return "most" if min(each.share for each in evidence) >= MOST else "part"
 
@@ -217,7 +223,7 @@ class _Judge:
                 continue
             ratio = model["value"] / baseline["value"]
             level = _level(ratio, PERPLEXITY_REDUCED, PERPLEXITY_LOST)
-            change = f"{abs(ratio - 1):.1%} {'higher' if ratio > 1 else 'lower'} than"
+            change = f"{100 * abs(ratio - 1):.1f}\N{NO-BREAK SPACE}% {'higher' if ratio > 1 else 'lower'} than"
             found.append(
                 (
                     level,
@@ -257,20 +263,21 @@ class _Judge:
         return found
 
     def tasks(self, name: str) -> tuple[str, str] | None:
-        falls = [
-            baseline["value"] - model["value"]
+        pairs = [
+            (model, baseline)
             for measure in self.measures
             if measure.startswith("harness_")
             and (model := self.figure(name, measure))
             and (baseline := self.figure(self.baseline, measure))
         ]
-        if not falls:
+        if not pairs:
             return None
-        fall = sum(falls) / len(falls)
-        level = _level(fall, HARNESS_REDUCED, HARNESS_LOST)
-        direction = "below" if fall >= 0 else "above"
-        points, tasks = f"{abs(fall) * 100:.1f} points", _counted(len(falls), "task")
-        return level, f"On {tasks} of the harness it is {points} {direction} the baseline on average."
+        fall = sum(baseline["value"] - model["value"] for model, baseline in pairs) / len(pairs)
+        chance = math.hypot(*((each["high"] - each["low"]) / 2 for pair in pairs for each in pair)) / len(pairs)
+        level = _level(fall, HARNESS_REDUCED, HARNESS_LOST) if fall > chance else "kept"
+        points = f"{100 * abs(fall):.1f} points {'below' if fall >= 0 else 'above'} the baseline on average"
+        measurable = "" if abs(fall) > chance else ", no more than chance explains"
+        return level, f"On {_counted(len(pairs), 'task')} of the harness it is {points}{measurable}."
 
     # What should make one doubt
 
@@ -287,7 +294,7 @@ class _Judge:
         if count < FEW_COMPLETIONS or share < ONE_ANSWER or usual >= ONE_ANSWER:
             return []
         return [
-            f"{share:.0%} of its {count} completions here {opening}: "
+            f"{100 * share:.0f}\N{NO-BREAK SPACE}% of its {count} completions here {opening}: "
             "it may refuse or be broken, which is not forgetting."
         ]
 
@@ -411,13 +418,13 @@ class _Judge:
             attacked = any(name in attack["curves"] for attack in self.attacks.values())
             attacks = "no attack tried on it brought knowledge back" if attacked else "no attack was tried on it"
             sentences.append(
-                f"{name} knows {level}, as far as was measured; its ability is {each['ability']}; {attacks}."
+                f"“{name}” knows {level}, as far as was measured; its ability is {each['ability']}; {attacks}."
             )
         for name in good:
             if name not in clean:
                 count = _counted(len(by_model[name]["warnings"]), "warning")
                 sentences.append(
-                    f"{name} forgot most of the text without losing its ability, but with {count}: see below."
+                    f"“{name}” forgot most of the text without losing its ability, but with {count}: see below."
                 )
         if by_model and not good:
             sentences.append("No model was shown to forget most of the text and to keep its ability.")
@@ -468,4 +475,5 @@ def _counted(count: int, what: str) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    quoted = [f"“{name}”" for name in names]
+    return quoted[0] if len(names) == 1 else f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -56,7 +56,7 @@
   const legend = (names) => h("ul", { class: "legend" }, names.map((name) => h("li", null, named(name))));
 
   const shown = (value, format) => value.toFixed(Number(format[1]));
-  const percent = (p) => `${(100 * p).toFixed(p > 0 && p < 0.001 ? 2 : 1)} %`;
+  const percent = (p) => p > 0 && p < 0.00005 ? "<\u00a00.01\u00a0%" : `${(100 * p).toFixed(p > 0 && p < 0.001 ? 2 : 1)}\u00a0%`;
   const better = { lower: "lower is better", higher: "higher is better", gold: "nearest to gold is best" };
   const figureOf = (name, measure) => report.figures[name]?.[measure];
 
@@ -111,16 +111,17 @@
 
   function verdict() {
     const forgetting = {
-      complete: ["●", "as little known as by gold"], most: ["◕", "mostly"], part: ["◑", "in part"], none: ["○", "not shown"],
+      complete: ["●", "like gold"], most: ["◕", "mostly"], part: ["◑", "in part"], none: ["○", "not shown"],
       unknown: ["?", "not measured"],
     };
     const ability = { kept: ["●", "kept"], reduced: ["◑", "reduced"], lost: ["○", "lost"], unknown: ["?", "not measured"] };
+    const damaged = ["⊘", "little known, but damaged"];
     const level = ([sign, word]) => h("dd", null, h("span", { "aria-hidden": "true" }, sign), word);
     const cards = Object.entries(report.verdict.by_model).map(([name, each]) =>
       h("article", { class: "card" },
         h("h3", null, mark(name), name),
         h("dl", { class: "levels" },
-          h("dt", null, "Forgotten"), level(forgetting[each.forgetting]), h("dt", null, "Ability"), level(ability[each.ability])),
+          h("dt", null, "Forgotten"), level(each.ability === "lost" && ["complete", "most"].includes(each.forgetting) ? damaged : forgetting[each.forgetting]), h("dt", null, "Ability"), level(ability[each.ability])),
         h("p", null, each.forgotten),
         h("p", null, each.kept),
         each.warnings.length
@@ -170,6 +171,9 @@
       const height = Math.round(Math.min(500, Math.max(330, width * 0.55)));
       const box = { left: 50, right: width - 14, top: 26, bottom: height - 48 };
       const all = names();
+      const missing = report.models.map((each) => each.name).filter((name) => !all.includes(name));
+      absent.textContent = missing.length ? `Not measured: ${missing.join(", ")}.` : "";
+      if (!all.length) return { height: 1, content: [] };
       const ends = (measure) => all.flatMap((name) => { const f = figureOf(name, measure); return [f.low, f.value, f.high]; });
       const turned = (measure) => report.measures[measure].better !== "higher";
       const acrossScale = (measure) => turned(measure) ? [box.right, box.left] : [box.left, box.right];
@@ -195,10 +199,10 @@
           s("line", { class: `${kind}-line`, x1: box.left, x2: box.right, y1: at[1], y2: at[1] }));
       }
       const spot = (name) => [across.at(figureOf(name, x).value), up.at(figureOf(name, y).value)];
-      const families = Map.groupBy
-        ? Map.groupBy(all.filter((name) => models.get(name).kind === "pair"), (name) => models.get(name).source) : new Map();
-      for (const family of families.values()) {
-        const path = [...family].sort((a, b) => models.get(a).alpha - models.get(b).alpha).map((name) => spot(name).join(" "));
+      const pairs = all.filter((name) => models.get(name).kind === "pair");
+      for (const source of new Set(pairs.map((name) => models.get(name).source))) {
+        const family = pairs.filter((name) => models.get(name).source === source);
+        const path = family.sort((a, b) => models.get(a).alpha - models.get(b).alpha).map((name) => spot(name).join(" "));
         if (path.length > 1) content.push(s("polyline", { points: path.join(","), fill: "none", stroke: "var(--quiet)", "stroke-width": 1.2, opacity: 0.7 }));
       }
       for (const name of all) {
@@ -221,8 +225,6 @@
         const [left, middle] = place(boxes, cx, cy, long, [box.left, box.top - 8, box.right, box.bottom]);
         content.push(s("text", { class: "halo", x: left + (left < cx ? long : 0), "text-anchor": left < cx ? "end" : "start", y: middle + 4, "font-size": size, "font-weight": models.get(name).role ? 600 : 400 }, label));
       }
-      const missing = report.models.map((each) => each.name).filter((name) => !all.includes(name));
-      absent.textContent = missing.length ? `Not measured: ${missing.join(", ")}.` : "";
       return { height, content };
     }, () => `Scatter plot of ${report.measures[known.select.value].title} and ${report.measures[able.select.value].title}. ${names().map((name) => `${name}: ${shown(figureOf(name, known.select.value).value, report.measures[known.select.value].format)} and ${shown(figureOf(name, able.select.value).value, report.measures[able.select.value].format)}`).join("; ")}.`);
     part("picture", "Forgetting against ability",
@@ -230,7 +232,7 @@
         ? "The best place is where gold’s dashed lines cross: as little known as by a model that never read the text, with its ability. The dotted lines are the baseline’s. A thin line joins one pair at several strengths."
         : "Right is better, and so is up. The dotted lines are the baseline’s. No gold model was measured, so how far right would be enough is not known.",
       h("div", { class: "controls" }, known.label, able.label),
-      h("figure", null, drawing.holder, h("figcaption", null, "Bars through the marks are 95 % intervals over the items.")), absent);
+      h("figure", null, drawing.holder, legend(report.models.map((each) => each.name)), h("figcaption", null, "Bars through the marks are 95 % intervals over the items.")), absent);
     drawing.redraw();
   }
   const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
@@ -282,7 +284,7 @@
   // Attacks
 
   function attacks() {
-    const all = Object.values(report.attacks);
+    const all = Object.values(report.attacks).filter((attack) => Object.values(attack.curves).some((curve) => curve.length));
     if (!all.length) return part("attacks", "Attacks", "No attack was tried: what an attacker gets back is unknown.");
     part("attacks", "Attacks", "What somebody gets back who tries. A gold model learns and guesses too, so what counts is the distance above its dashed curve.",
       h("div", { class: "attacks" }, all.map(attackFigure)));
@@ -406,8 +408,12 @@
     let spans = [];
 
     const list = h("div", { class: "passage", role: "listbox", "aria-label": "Tokens of the passage", "aria-orientation": "horizontal", onkeydown: move });
-    const panel = h("div", { class: "panel card", id: "lens-panel" });
-    const slider = h("input", { type: "range", id: "alpha", min: 0, max: highest, step: 0.1, value: lens.alpha, oninput: update, "aria-describedby": "alpha-about" });
+    const place = h("h4");
+    const said = h("p", { role: "status" });
+    const table = h("table", { "aria-label": "Likeliest tokens at this place" });
+    const panel = h("div", { class: "panel card" }, place, said, table,
+      h("p", { class: "quiet" }, "▸ is what the text says; bold is what each model would say. ␣ is a space."));
+    const slider = h("input", { type: "range", id: "alpha", min: 0, max: highest, step: 0.05, value: lens.alpha, oninput: update, "aria-describedby": "alpha-about" });
     const number = h("output", { for: "alpha" });
     const summary = h("p", { class: "quiet", id: "lens-summary" });
     const choose = h("select", { onchange: () => show(Number(choose.value)) }, lens.passages.map((each, at) => h("option", { value: at }, each.title)));
@@ -418,6 +424,7 @@
     const times = (nats) => {
       const factor = Math.exp(Math.abs(nats));
       if (factor < 1.05) return "left as it was";
+      if (nats > Math.log(1000)) return "suppressed to less than 1/1000";
       return nats > 0 ? `suppressed to 1/${factor < 9.95 ? factor.toFixed(1) : factor.toFixed(0)}` : `raised ${factor.toFixed(1)} times`;
     };
 
@@ -430,9 +437,14 @@
           class: "token", role: "option", tabindex: -1, "aria-selected": "false",
           onclick: () => select(index, true), onpointerenter: (event) => event.pointerType === "mouse" && select(index, false),
           onfocus: () => select(index, false),
-        }, token.text || "·"));
+        }, ...shadedPart(token.text || "·")));
       list.replaceChildren(...spans);
       update();
+    }
+
+    function shadedPart(text) {
+      const bare = text.trimStart();
+      return bare ? [text.slice(0, text.length - bare.length), h("span", { class: "piece" }, bare)] : [h("span", { class: "piece" }, text)];
     }
 
     function select(index, focus) {
@@ -441,7 +453,9 @@
         span.setAttribute("aria-selected", String(at === index));
         span.tabIndex = at === index ? 0 : -1;
       });
-      if (focus && document.activeElement !== spans[index]) spans[index].focus({ preventScroll: false });
+      const [top, end] = [spans[index].offsetTop - list.offsetTop, list.clientHeight];
+      if (top < list.scrollTop || top + 40 > list.scrollTop + end) list.scrollTop = top - end / 2;
+      if (focus && document.activeElement !== spans[index]) spans[index].focus();
       explain();
     }
 
@@ -454,7 +468,7 @@
     }
 
     function update() {
-      number.textContent = alpha().toFixed(1);
+      number.textContent = String(alpha());
       let before = 0;
       let after = 0;
       let counted = 0;
@@ -474,7 +488,11 @@
 
     function explain() {
       const token = passage.tokens[selected];
-      if (!token.top) return panel.replaceChildren(h("h4", null, "The beginning"), h("p", null, "Nothing stands before it, so no model says what comes."));
+      if (!token.top) {
+        place.replaceChildren("The beginning");
+        said.textContent = "Nothing stands before it, so no model says what comes.";
+        return table.replaceChildren();
+      }
       const found = generic(lens, token, alpha());
       const ofBaseline = token.top.map(([, b]) => (b === null ? 0 : Math.exp(b)));
       const ofReinforced = token.top.map(([, , r]) => (r === null ? 0 : Math.exp(r)));
@@ -491,14 +509,12 @@
       const longest = Math.max(...columns.flat());
       const at = token.true;
       const nats = suppression(token, found.middle[at]);
-      panel.replaceChildren(
-        h("h4", null, "At this place stands “", ...spelled(token.text || lens.vocabulary[token.top[at][0]]), "”"),
-        h("p", { "aria-live": "polite" }, `The baseline gave it ${percent(ofBaseline[at])}, the reinforced model ${percent(ofReinforced[at])}, the generic model ${percent(found.middle[at])}: ${times(nats)}.`),
-        h("table", { "aria-label": "Likeliest tokens at this place" },
-          h("thead", null, h("tr", null, ["token", "baseline", "reinforced", `generic, α ${alpha().toFixed(1)}`].map((each) => h("th", { scope: "col" }, each)))),
-          h("tbody", null, rows.map((row) => h("tr", { class: row === at ? "true" : null, "data-token": row },
-            h("th", { scope: "row" }, ...spelled(lens.vocabulary[token.top[row][0]])), [0, 1, 2].map((column) => cell(column, row)))))),
-        h("p", { class: "quiet" }, "▸ is what the text says; bold is what each model would say. ␣ is a space."));
+      place.replaceChildren("At this place stands “", ...spelled(token.text || lens.vocabulary[token.top[at][0]]), "”");
+      said.textContent = `The baseline gave it ${percent(ofBaseline[at])}, the reinforced model ${percent(ofReinforced[at])}, the generic model ${percent(found.middle[at])}: ${times(nats)}.`;
+      table.replaceChildren(
+        h("thead", null, h("tr", null, ["token", "baseline", "reinforced", "generic"].map((each) => h("th", { scope: "col" }, each)))),
+        h("tbody", null, rows.map((row) => h("tr", { class: row === at ? "true" : null, "data-token": row },
+          h("th", { scope: "row" }, ...spelled(lens.vocabulary[token.top[row][0]])), [0, 1, 2].map((column) => cell(column, row))))));
     }
 
     const used = lens.space === "logprobs" ? "log-probabilities" : "raw scores";
@@ -513,7 +529,8 @@
 
   // The page
 
-  const corpus = report.sources.forget ? `What was to be forgotten: ${[report.sources.forget].flat().join(", ")}. ` : "";
+  const sourceName = (source) => (typeof source === "object" && source ? source.file ?? source.name ?? JSON.stringify(source) : String(source));
+  const corpus = report.sources.forget ? `What was to be forgotten: ${[report.sources.forget].flat().map(sourceName).join(", ")}. ` : "";
   document.getElementById("about").textContent = `${corpus}${report.models.length} models, measured ${report.created.slice(0, 10)}.`;
   document.getElementById("made").textContent = `Made by generic_logits. ${Object.entries(report.versions).map(([name, version]) => `${name} ${version}`).join(", ")}.`;
   verdict();
