@@ -108,6 +108,9 @@ def evaluate(
     check_candidates(candidates)
     judge = judge or RuleJudge(material.terms, material.forget, reference="\n".join(material.retain.values()))
     folder = OutputFolder(output, resume=resume)
+    for candidate in candidates:
+        if candidate.kind == "server":
+            candidate.load()  # nobody there is said before hours of other models
     with leaving_no_trace(folder):
         folder.open({"command": "evaluate"})
         run = _Run(candidates, material, judge, config, _Store(folder))
@@ -249,7 +252,8 @@ class _Run:
             "left_out": self._reasons(),
         }
         report["verdict"] = reach_verdict(report)
-        return report
+        plain: dict[str, Any] = json.loads(json.dumps(report))
+        return plain
 
     def _reasons(self) -> dict[str, Any]:
         """What was not measured, and why: of everybody under "", of single models under their names."""
