@@ -42,7 +42,10 @@ def test_a_clean_model_is_named_first_and_the_limits_last():
 
 def test_lost_ability_is_not_called_unlearning():
     v = verdict_on(example(), "gradient ascent")
-    assert "74.5\N{NO-BREAK SPACE}% higher than the baseline's" in v["kept"] and "less fluent: Repetition 0.412" in v["kept"]
+    assert (
+        "74.5\N{NO-BREAK SPACE}% higher than the baseline's" in v["kept"]
+        and "less fluent: Repetition 0.412" in v["kept"]
+    )
     assert "do not read this as unlearning alone" in v["warnings"][0]
     assert any(
         s.startswith("“generic α=5” and “gradient ascent” lost ability") for s in reach_verdict(example())["sentences"]
@@ -206,6 +209,15 @@ def test_a_distance_that_gold_has_as_well_is_no_loss():
     for name in ("gold", "distilled"):
         report["figures"][name]["kl_retained"] = figure(0.7, 64)
     assert verdict_on(report, "distilled")["ability"] == "kept"
+
+
+def test_unread_text_counts_as_retained_text_does():
+    report = example()
+    report["measures"]["perplexity_unread"] = report["measures"]["perplexity_retained"] | {"title": "Unread text"}
+    for name, value in (("baseline", 100.0), ("distilled", 130.0)):
+        report["figures"][name]["perplexity_unread"] = figure(value, 64)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == "lost" and "Unread text is 130.0" in v["kept"]
 
 
 @pytest.mark.parametrize(("value", "level"), [(96.0, "kept"), (104.0, "reduced"), (125.0, "lost")])
