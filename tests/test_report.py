@@ -137,6 +137,14 @@ def test_markdown_shows_what_was_not_measured_as_a_dash():
     assert row.split(" | ")[2] == "–"
 
 
+def test_what_was_left_out_is_told_with_its_reason():
+    left_out = {"": {"questions": "no --questions"}, "gold": {"Quantisation": "no room"}}
+    text = Report(finished({**example(), "left_out": left_out})).markdown()
+    assert "### Not measured\n\n* questions: no --questions\n* Quantisation of gold: no room\n" in text
+    with pytest.raises(InputError, match="'nobody' in left_out, which is no model"):
+        Report(finished({**example(), "left_out": {"nobody": {}}}))
+
+
 def test_names_of_others_break_neither_markdown_nor_the_page():
     evil = "a|b\n# <b>`</script><script>alert(1)</script>{{ data }}"
     report = json.loads(json.dumps(example()).replace('"distilled"', json.dumps(evil)))

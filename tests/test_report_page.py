@@ -150,6 +150,15 @@ def test_models_differ_in_shape_and_not_in_colour_alone(shown):
     assert len(set(shapes)) == len(shapes) == len(reports.NAMES)
 
 
+def test_what_was_left_out_is_told_with_its_reason(shown, tmp_path):
+    left_out = {"": {"questions": "no --questions"}, "gold": {"Quantisation": "no room"}}
+    page = shown(written({**reports.example(), "left_out": left_out}, tmp_path))
+    assert page.locator(".left-out li").all_inner_texts() == [
+        "questions: no --questions",
+        "Quantisation of gold: no room",
+    ]
+
+
 def test_attacks_have_curves_a_legend_and_a_table(shown):
     page = shown()
     relearning = page.locator("#attacks figure", has=page.get_by_role("heading", name="Relearning"))

@@ -211,6 +211,15 @@ def test_a_distance_that_gold_has_as_well_is_no_loss():
     assert verdict_on(report, "distilled")["ability"] == "kept"
 
 
+def test_unread_text_counts_as_retained_text_does():
+    report = example()
+    report["measures"]["perplexity_unread"] = report["measures"]["perplexity_retained"] | {"title": "Unread text"}
+    for name, value in (("baseline", 100.0), ("distilled", 130.0)):
+        report["figures"][name]["perplexity_unread"] = figure(value, 64)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == "lost" and "Unread text is 130.0" in v["kept"]
+
+
 @pytest.mark.parametrize(("value", "level"), [(96.0, "kept"), (104.0, "reduced"), (125.0, "lost")])
 def test_perplexity_is_compared_by_its_ratio(value, level):
     report = example()

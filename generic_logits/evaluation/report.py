@@ -143,6 +143,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
     roles = [model["role"] for model in data["models"]]
     yield from (f"two models as {role}" for role in ("baseline", "gold") if roles.count(role) > 1)
     used = {"figures": [*data["figures"]], "verdict": [*data["verdict"]["by_model"]]}
+    used["left_out"] = [name for name in data.get("left_out", {}) if name]
     used |= {f"attack {name!r}": [*attack["curves"]] for name, attack in data["attacks"].items()}
     used |= {f"completion {at}": [*each["by_model"]] for at, each in enumerate(data["completions"])}
     yield from (
@@ -187,6 +188,14 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"\n### Attack: {_plain(attack['title'])}\n\n{_plain(attack['about'])} {_plain(attack['measure'])}:\n"
         rows = [[str(x), *(_shown(curve.get(x), ".3f") for curve in curves.values())] for x in xs]
         yield from _table([attack["x"], *curves], rows)
+    left_out = [
+        f"* {_plain(part)}{' of ' + _plain(name) if name else ''}: {_plain(why)}"
+        for name, parts in data.get("left_out", {}).items()
+        for part, why in parts.items()
+    ]
+    if left_out:
+        yield "\n### Not measured\n"
+        yield from left_out
     versions = ", ".join(f"{_plain(str(name))} {_plain(str(version))}" for name, version in data["versions"].items())
     yield f"\nMeasured {_plain(data['created'])} with {versions}."
 

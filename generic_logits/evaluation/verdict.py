@@ -12,10 +12,10 @@ to agree, as an attacker takes the weakest place:
 * part: below the baseline on some measure
 * none: below the baseline on none
 
-**Kept.** Ability is lost if perplexity on retained text is ``PERPLEXITY_LOST`` times the baseline's, if the KL from the
-baseline is surely above ``KL_LOST`` nats a token, if the text repeats itself more, or if harness tasks fall by
-``HARNESS_LOST`` on average and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and
-``HARNESS_REDUCED`` on. Retained text is the same for all models, so perplexities are compared by their ratio and not by
+**Kept.** Ability is lost if perplexity of retained or unread text is ``PERPLEXITY_LOST`` times the baseline's, if the
+KL from the baseline is surely above ``KL_LOST`` nats a token, if the text repeats itself more, or if harness tasks fall
+by ``HARNESS_LOST`` on average and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and
+``HARNESS_REDUCED`` on. These texts are the same for all models, so perplexities are compared by their ratio and not by
 their intervals, which hold the spread between texts. A KL that the gold model has as well is no loss.
 
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
@@ -219,7 +219,7 @@ class _Judge:
         found = []
         for measure in self.measures:
             model, baseline = self.figure(name, measure), self.figure(self.baseline, measure)
-            if not measure.startswith("perplexity_retained") or not model or not baseline:
+            if not measure.startswith(("perplexity_retained", "perplexity_unread")) or not model or not baseline:
                 continue
             ratio = model["value"] / baseline["value"]
             level = _level(ratio, PERPLEXITY_REDUCED, PERPLEXITY_LOST)

@@ -251,6 +251,9 @@
       const measures = Object.keys(report.measures).filter((measure) => report.measures[measure].group === group && report.models.some((model) => figureOf(model.name, measure)));
       if (measures.length) blocks.push(h("h3", null, title), h("div", { class: "measures" }, measures.map(measureCard)));
     }
+    const leftOut = Object.entries(report.left_out || {}).flatMap(([name, parts]) =>
+      Object.entries(parts).map(([what, why]) => h("li", null, `${what}${name && ` of ${name}`}: ${why}`)));
+    if (leftOut.length) blocks.push(h("h3", null, "Not measured, and why"), h("ul", { class: "left-out" }, leftOut));
     part("figures", "Figures", "Each mark is a figure, the line through it its 95 % interval over the items, the band gold’s interval.", ...blocks);
   }
 
