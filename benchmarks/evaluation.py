@@ -1,8 +1,8 @@
 """One report on real books: ``python -m benchmarks.evaluation --data DATA --work FOLDER [--quick]``.
 
-Baseline, generic decoding at three alphas, the unlearned model, a model damaged by gradient ascent, a cheat that refuses
-to speak of the book, and gold, with the same prompts and seeds. Prints the table, and the models in the order of what
-they know; models stay in the working folder, so that a second run makes only what is missing.
+Baseline, generic decoding at three alphas, the unlearned model, a model damaged by gradient ascent, a cheat that
+refuses to speak of the book, and gold, with the same prompts and seeds. Prints the table, and the models in the order
+of what they know; models stay in the working folder, so that a second run makes only what is missing.
 """
 
 from __future__ import annotations

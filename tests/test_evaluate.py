@@ -132,11 +132,23 @@ def test_the_report_is_saved_whole_and_nothing_else_is_left(report, root):
 
 
 def test_a_model_alone_is_measured_without_references(root, material, tmp_path):
-    alone = evaluate([checkpoint("one", root / "gold")], material, tmp_path / "out", config=SMALL)
+    alone = evaluate([f"one={root / 'gold'}"], material, tmp_path / "out", config=SMALL)
+    assert alone.data["models"][0]["role"] == "baseline"
     figures = alone.data["figures"]["one"]
     assert "privleak" not in figures and "kl_retained" not in figures and "familiarity_probability" in figures
-    assert "wanted a baseline to take the distance to" in alone.data["left_out"]["one"]["distance from the baseline"]
+    assert "one" not in alone.data["left_out"]
     assert all(point["above_gold"] is None for point in alone.data["attacks"]["hint"]["curves"]["one"])
+
+
+def test_a_corpus_is_enough_to_ask_about(root, tmp_path):
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=())
+    retain, out = (
+        folders.text_file(tmp_path / "plain.txt", "A storm came over the hills at night. " * 80),
+        tmp_path / "out",
+    )
+    made = evaluate([root / "baseline"], root / "forget.txt", out, gold=root / "gold", retain=[retain], config=config)
+    assert [model["role"] for model in made.data["models"]] == ["baseline", "gold"]
+    assert made.data["figures"]["gold"]["perplexity_retained"]["count"] >= 2
 
 
 class Closed(LocalSubject):

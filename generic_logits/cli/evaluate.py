@@ -117,7 +117,7 @@ def run(
         seed=seed,
     )
     first, *others = [read_candidate(each, tokenizer=tokenizer, dtype=dtype) for each in models]
-    candidates = [first.with_role("baseline"), *others]
+    candidates = [first, *others]
     candidates += _corrected(first, reinforced, alpha or [], space.value, threshold, tokenizer, dtype)
     if gold is not None:
         candidates.append(read_candidate(gold, tokenizer=tokenizer, dtype=dtype).with_role("gold"))

@@ -21,10 +21,10 @@ from generic_logits import __version__
 from generic_logits._record import software_versions
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation.attacks import ATTACKS, Point, above_gold
-from generic_logits.evaluation.candidates import Candidate, check_candidates
+from generic_logits.evaluation.candidates import Candidate, check_candidates, read_candidate
 from generic_logits.evaluation.figures import bootstrap
 from generic_logits.evaluation.judge import Judge, RuleJudge
-from generic_logits.evaluation.material import Material
+from generic_logits.evaluation.material import Material, gather_material
 from generic_logits.evaluation.parts import (
     ATTACK_PARTS,
     PARTS,
@@ -77,10 +77,12 @@ class EvaluateConfig:
 
 
 def evaluate(
-    candidates: Sequence[Candidate],
-    material: Material,
+    models: Sequence[Candidate | str | Path],
+    material: Material | str | Path,
     output: str | Path,
     *,
+    gold: str | Path | None = None,
+    retain: Sequence[str | Path] = (),
     judge: Judge | None = None,
     config: EvaluateConfig | None = None,
     resume: bool = False,
@@ -92,20 +94,26 @@ def evaluate(
     on, so a run that was broken off goes on behind the last answer.
 
     Args:
-        candidates: models, see ``candidates``; at most one is the baseline and one gold.
-        material: what they are asked.
+        models: each SOURCE or NAME=SOURCE, where SOURCE is a model folder, a hub name, or a server's address
+            (``http://...#MODEL``); or a ``Candidate``, which may also be a pair. The first one is the baseline, unless
+            one of them says that it is.
+        material: what they are asked; or the corpus that was to be forgotten, from which it is made.
         output: folder to create: ``report.json``, ``report.md`` and ``report.html``.
+        gold: a model that never read the text.
+        retain: with a corpus as ``material``: corpora that a model should go on predicting.
         judge: of completions; None takes the rules.
         config: settings.
         resume: take up an unfinished run of this output, if there is one; answers to other questions are left aside.
 
     Raises:
-        InputError: models, settings or an output folder that cannot be used.
+        InputError: models, texts, settings or an output folder that cannot be used.
         StorageError: the disk filled up; what was answered is kept.
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     config = config or EvaluateConfig()
-    check_candidates(candidates)
+    candidates = _candidates(models, gold)
+    if not isinstance(material, Material):
+        material = gather_material(material, retain=retain, seed=config.seed)
     judge = judge or RuleJudge(material.terms, material.forget, reference="\n".join(material.retain.values()))
     folder = OutputFolder(output, resume=resume)
     for candidate in candidates:
@@ -117,6 +125,16 @@ def evaluate(
         report = Report(run.report())
         folder.publish(report.save)
     return report
+
+
+def _candidates(models: Sequence[Candidate | str | Path], gold: str | Path | None) -> list[Candidate]:
+    candidates = [each if isinstance(each, Candidate) else read_candidate(str(each)) for each in models]
+    if candidates and not any(each.role == "baseline" for each in candidates) and not candidates[0].role:
+        candidates[0] = candidates[0].with_role("baseline")
+    if gold is not None:
+        candidates.append(read_candidate(str(gold)).with_role("gold"))
+    check_candidates(candidates)
+    return candidates
 
 
 class _Store:
