@@ -60,6 +60,7 @@ def shown(browser, usual) -> Iterator[Open]:
     def opened(folder: Path = usual, size: tuple[int, int] = WIDE, **options: Any) -> Page:
         width, height = size
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(120_000)  # a busy machine takes its time
         contexts.append(context)
         page = context.new_page()
         address = (folder / "report.html").as_uri()

@@ -253,9 +253,9 @@ class _Judge:
         found = []
         for measure, better in (("repetition", "lower"), ("distinct_bigrams", "higher")):
             figures = [self.figure(each, measure) for each in (name, self.baseline, self.gold)]
-            model, *references = [_Range.of(figure, better) for figure in figures if figure]
             if not figures[0] or not figures[1]:
                 continue
+            model, *references = [_Range.of(figure, better) for figure in figures if figure]
             if all(model.above(each) and model.value - each.value >= FLUENCY_LOST for each in references):
                 sentence = (
                     f"Its text is less fluent: {self.title(measure)} {self.shown(name, measure)} "
