@@ -60,6 +60,7 @@ def shown(browser, usual) -> Iterator[Open]:
     def opened(folder: Path = usual, size: tuple[int, int] = WIDE, **options: Any) -> Page:
         width, height = size
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(120_000)  # a busy machine takes its time
         contexts.append(context)
         page = context.new_page()
         address = (folder / "report.html").as_uri()
@@ -480,6 +481,22 @@ def test_a_model_alone_and_many_with_long_names_have_room(shown, tmp_path):
             attack["curves"][name] = attack["curves"]["distilled"]
     page = shown(written(many, tmp_path / "many"), size=NARROW)
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW[0]
+
+
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+def test_long_names_on_an_axis_stay_apart(shown, tmp_path, size):
+    report = reports.example()
+    names = ["as it is", "lower case", "misspelt", "reported speech", "question", "German frame", "Spanish frame"]
+    attack = report["attacks"]["quantisation"]
+    for curve in attack["curves"].values():
+        curve[:] = [{**curve[0], "x": name} for name in names]
+    page = shown(written(report, tmp_path), size=size)
+    figure = page.locator("#attacks figure", has=page.get_by_role("heading", name="Quantisation"))
+    labels = figure.locator("text[text-anchor=middle], text[transform]")
+    spots = labels.evaluate_all("all => all.map(each => [each.getBBox().x, each.getBBox().width])")
+    assert len(spots) == len(names)
+    if not labels.first.get_attribute("transform"):  # not slanted
+        assert all(x + width < after for (x, width), (after, _) in zip(spots, spots[1:], strict=False))
 
 
 def test_numbers_of_any_size_find_their_scale(shown, tmp_path):

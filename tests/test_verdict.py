@@ -220,6 +220,28 @@ def test_unread_text_counts_as_retained_text_does():
     assert v["ability"] == "lost" and "Unread text is 130.0" in v["kept"]
 
 
+def test_text_that_repeats_itself_as_gold_does_is_no_loss():
+    report = example()
+    for name in ("gold", "distilled"):
+        report["figures"][name] |= {"repetition": figure(0.42, 64), "distinct_bigrams": figure(0.45, 64)}
+        for completion in report["completions"]:
+            completion["by_model"][name]["text"] = "and the old man said and the old man said"
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == "kept" and v["warnings"] == []
+    assert "less fluent" in verdict_on(without(report, "gold"), "distilled")["kept"]
+
+
+def test_a_trace_above_gold_is_no_return():
+    report = example()
+    curves = report["attacks"]["relearning"]["curves"]
+    for name, value in (("gold", 0.001), ("distilled", 0.012)):
+        curves[name][-1] |= {"value": value, "low": 0.9 * value, "high": 1.1 * value}
+    curves["distilled"][0] |= figure(0.001, 120)
+    assert verdict_on(report, "distilled")["warnings"] == []
+    curves["distilled"][-1] |= {"value": 0.03, "low": 0.02, "high": 0.04}
+    assert "“Relearning” knowledge comes back" in warnings_on(report, "distilled")
+
+
 @pytest.mark.parametrize(("value", "level"), [(96.0, "kept"), (104.0, "reduced"), (125.0, "lost")])
 def test_perplexity_is_compared_by_its_ratio(value, level):
     report = example()
@@ -247,4 +269,5 @@ def test_few_items_are_told():
 
 def test_a_report_of_references_alone_has_no_verdict_on_models():
     report = without(example(), *[model["name"] for model in example()["models"] if not model["role"]])
-    assert reach_verdict(report) == {"sentences": [CAVEAT], "by_model": {}}
+    sentences = ["No model was given but references: there is nothing to judge.", CAVEAT]
+    assert reach_verdict(report) == {"sentences": sentences, "by_model": {}}

@@ -185,7 +185,8 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
     for attack in data["attacks"].values():
         curves = {name: {point["x"]: point for point in curve} for name, curve in attack["curves"].items()}
         xs = list(dict.fromkeys(x for curve in curves.values() for x in curve))
-        yield f"\n### Attack: {_plain(attack['title'])}\n\n{_plain(attack['about'])} {_plain(attack['measure'])}:\n"
+        yield f"\n### Attack: {_plain(attack['title'])}"
+        yield f"\n{_plain(attack['about'])} Figures: {_plain(attack['measure'])}.\n"
         rows = [[str(x), *(_shown(curve.get(x), ".3f") for curve in curves.values())] for x in xs]
         yield from _table([attack["x"], *curves], rows)
     left_out = [

@@ -16,12 +16,13 @@ to agree, as an attacker takes the weakest place:
 KL from the baseline is surely above ``KL_LOST`` nats a token, if the text repeats itself more, or if harness tasks fall
 by ``HARNESS_LOST`` on average and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and
 ``HARNESS_REDUCED`` on. These texts are the same for all models, so perplexities are compared by their ratio and not by
-their intervals, which hold the spread between texts. A KL that the gold model has as well is no loss.
+their intervals, which hold the spread between texts. What the gold model has as well, a distance from the baseline or
+text that repeats itself, is no loss.
 
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
 probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
-attack (without one: half of what the baseline shows); less known than gold, or another distance from it, which tells
-that something was removed.
+attack (by ``TRACE`` at least; without a gold model, ``RETURNED`` of what the baseline shows); less known than gold, or
+another distance from it, which tells that something was removed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ SILENT = 0.5  # share forgotten on another measure, below which silent completio
 ONE_ANSWER = 0.5  # of the completions that begin alike, or are empty, or repeat one word
 OPENING = 4  # words by which completions are alike
 FEW_COMPLETIONS, FEW_ITEMS = 4, 20  # fewer say little
+TRACE = 0.05  # of what tells the baseline from gold under the same attack; less is no return
 RETURNED = 0.5  # of the baseline's figure under the same attack, where there is no gold model
 
 KNOWLEDGE = ("familiarity", "memorisation")
@@ -249,12 +251,12 @@ class _Judge:
 
     def fluency(self, name: str) -> list[tuple[str, str]]:
         found = []
-        for measure, sign in (("repetition", 1), ("distinct_bigrams", -1)):
-            model, baseline = self.figure(name, measure), self.figure(self.baseline, measure)
-            if not model or not baseline:
+        for measure, better in (("repetition", "lower"), ("distinct_bigrams", "higher")):
+            figures = [self.figure(each, measure) for each in (name, self.baseline, self.gold)]
+            if not figures[0] or not figures[1]:
                 continue
-            apart = model["low"] > baseline["high"] if sign > 0 else model["high"] < baseline["low"]
-            if apart and sign * (model["value"] - baseline["value"]) >= FLUENCY_LOST:
+            model, *references = [_Range.of(figure, better) for figure in figures if figure]
+            if all(model.above(each) and model.value - each.value >= FLUENCY_LOST for each in references):
                 sentence = (
                     f"Its text is less fluent: {self.title(measure)} {self.shown(name, measure)} "
                     f"(baseline {self.shown(self.baseline, measure)})."
@@ -290,7 +292,7 @@ class _Judge:
 
     def one_answer(self, name: str) -> list[str]:
         share, opening, count = self.openings(name)
-        usual, _, _ = self.openings(self.baseline)
+        usual = max(self.openings(reference)[0] for reference in (self.baseline, self.gold))
         if count < FEW_COMPLETIONS or share < ONE_ANSWER or usual >= ONE_ANSWER:
             return []
         return [
@@ -346,7 +348,8 @@ class _Judge:
         for point, found in points:
             x = point["x"]
             if x in gold:
-                more = found.above(gold[x])
+                least = TRACE * (baseline[x].value - gold[x].value) if x in baseline else 0.0
+                more = found.above(gold[x]) and found.value - gold[x].value >= least
             elif x in baseline:
                 more = found.value >= RETURNED * baseline[x].value > 0
             else:
@@ -426,7 +429,9 @@ class _Judge:
                 sentences.append(
                     f"“{name}” forgot most of the text without losing its ability, but with {count}: see below."
                 )
-        if by_model and not good:
+        if not by_model:
+            sentences.append("No model was given but references: there is nothing to judge.")
+        elif not good:
             sentences.append("No model was shown to forget most of the text and to keep its ability.")
         return sentences
 

@@ -235,6 +235,7 @@
       h("figure", null, drawing.holder, legend(report.models.map((each) => each.name)), h("figcaption", null, "Bars through the marks are 95 % intervals over the items.")), absent);
     drawing.redraw();
   }
+  const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
   const clip = (text, length) => (text.length > length ? `${text.slice(0, length - 1)}…` : text);
 
   // Figures
@@ -300,18 +301,26 @@
     const xs = [...new Set(names.flatMap((name) => attack.curves[name].map((point) => point.x)))];
     if (xs.every((x) => typeof x === "number")) xs.sort((a, b) => a - b);
     const drawing = picture((width) => {
+      const step = (width - 60) / Math.max(1, xs.length);
+      const fits = Math.max(3, Math.floor((step - 5) / 6.8));
+      const broken = xs.map((x) => (String(x).length > fits ? String(x).split(" ") : [String(x)]));
+      const slanted = broken.some((lines) => lines.length > 2 || lines.some((line) => line.length > fits));
+      const labels = slanted ? xs.map((x) => [clip(String(x), 15)]) : broken;
+      const depth = slanted ? 20 + 4.6 * Math.max(...labels.map(([line]) => line.length)) : 31 + 13 * Math.max(...labels.map((lines) => lines.length));
       const height = Math.round(Math.min(320, Math.max(230, width * 0.56)));
-      const box = { left: 46, right: width - 14, top: 26, bottom: height - 44 };
+      const box = { left: 46, right: width - 14, top: 26, bottom: height - depth };
       const up = scaleOf(names.flatMap((name) => attack.curves[name].flatMap((point) => [point.low, point.value, point.high])), box.bottom, box.top, 4, true);
-      const step = (box.right - box.left) / Math.max(1, xs.length);
       const across = (x) => box.left + step * (xs.indexOf(x) + 0.5);
-      const content = [s("text", { x: 0, y: 11, "font-size": 12 }, clip(attack.measure, Math.floor(width / 7)))];
+      const content = [s("text", { x: 0, y: 11, "font-size": 12 }, clip(capital(attack.measure), Math.floor(width / 7)))];
       for (const tick of up.ticks)
         content.push(
           s("line", { class: "axis", x1: box.left, x2: box.right, y1: up.at(tick), y2: up.at(tick) }),
           s("text", { class: "quiet-text", x: box.left - 7, y: up.at(tick) + 4, "text-anchor": "end", "font-size": 11.5 }, short(tick)));
-      const fits = Math.max(3, Math.floor(step / 6.6));
-      for (const x of xs) content.push(s("text", { class: "quiet-text", x: across(x), y: box.bottom + 16, "text-anchor": "middle", "font-size": 11.5 }, clip(String(x), fits)));
+      for (const [at, lines] of labels.entries())
+        content.push(s("text", {
+          class: "quiet-text", y: box.bottom + 16, "text-anchor": slanted ? "end" : "middle", "font-size": 11.5,
+          transform: slanted ? `rotate(-38 ${across(xs[at]) + 5} ${box.bottom + 14})` : null,
+        }, lines.map((line, row) => s("tspan", { x: across(xs[at]) + (slanted ? 5 : 0), dy: row ? 13 : 0 }, line))));
       content.push(s("text", { x: box.right, y: height - 8, "text-anchor": "end", "font-size": 12 }, `${attack.x} →`));
       names.forEach((name, order) => {
         const { colour, role } = models.get(name);
@@ -335,7 +344,7 @@
     };
     return h("figure", null,
       h("h3", null, attack.title),
-      h("figcaption", null, `${attack.about} ${better[attack.better][0].toUpperCase()}${better[attack.better].slice(1)}.`),
+      h("figcaption", null, `${attack.about} ${capital(better[attack.better])}.`),
       drawing.holder, legend(names),
       h("details", null, h("summary", null, "Figures of this attack"),
         h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Figures of ${attack.title}` },
