@@ -66,10 +66,20 @@ def test_a_server_that_gives_no_log_probabilities_is_named(endpoint, answer):
         subject(endpoint).log_probs([[1, 5, 6, 7]])
 
 
-def test_a_fault_of_the_server_is_one_error(endpoint):
+def test_a_prompt_that_is_refused_is_not_measured(endpoint):
     completions(endpoint, fault(400, "prompt is too odd"))
-    with pytest.raises(InputError, match="prompt is too odd"):
+    with pytest.raises(MeasureError, match="wanted completions from http.*prompt is too odd"):
         subject(endpoint).complete(PROMPTS, new_tokens=5)
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_server_that_fails_is_an_error_and_no_result(endpoint, status):
+    completions(endpoint, fault(status, "out of order"))
+    asked = subject(endpoint)
+    for ask in (lambda: asked.complete(PROMPTS, new_tokens=5), lambda: asked.log_probs([[1, 5, 6]])):
+        with pytest.raises(InputError, match="out of order") as caught:
+            ask()
+        assert not isinstance(caught.value, MeasureError)
 
 
 def test_several_models_want_a_name_and_a_wrong_name_is_refused(endpoint):

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself: httpx, later httpx2
 
-from generic_logits.errors import InputError, one_line
+from generic_logits.errors import InputError, RequestError, one_line
 
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_REQUEST_TO_WAIT = 1.0, 60.0, 600.0  # seconds
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
 _PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
+_ABOUT_THE_REQUEST = (400, 413, 422)  # and not about who asks, or whom
 _T = TypeVar("_T")
 _Topic = TypeVar("_Topic")
 
@@ -173,7 +174,8 @@ class Server:
         }.get(refusal.status, "mend what it complains about; what was answered is kept")
         if _TOO_LONG.search(refusal.whole):
             remedy = "take shorter passages or fewer answer tokens; what was answered is kept"
-        return InputError(f"an answer from {self.address}", str(refusal), remedy)
+        kind = RequestError if refusal.status in _ABOUT_THE_REQUEST else InputError
+        return kind(f"an answer from {self.address}", str(refusal), remedy)
 
 
 class Endpoint(Server):

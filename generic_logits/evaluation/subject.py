@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from generic_logits.discovery.endpoint import Server, run
-from generic_logits.errors import InputError, MeasureError
+from generic_logits.errors import InputError, MeasureError, RequestError
 from generic_logits.models.loading import load_tokenizer
 from generic_logits.models.scoring import device_of, token_log_probs
 from generic_logits.text.corpus import encode_prompt
@@ -118,7 +118,11 @@ class ServerSubject:
     def complete(
         self, prompts: Sequence[str], *, new_tokens: int, temperature: float = 0.0, seed: int = 0
     ) -> list[str]:
-        """See ``Subject``; the n-th prompt is sampled with the n-th seed behind ``seed``, so equal ones may differ."""
+        """See ``Subject``; the n-th prompt is sampled with the n-th seed behind ``seed``, so equal ones may differ.
+
+        Raises:
+            MeasureError: the server refuses a prompt, for its length or otherwise.
+        """
 
         async def ask(server: Server, number: int, prompt: str) -> str:
             sampling: dict[str, Any] = {"temperature": temperature}
@@ -127,7 +131,11 @@ class ServerSubject:
             body = self._body(encode_prompt(self.tokenizer, prompt), max_tokens=new_tokens, **sampling)
             return await server.post("completions", body, lambda data: str(data["choices"][0]["text"]))
 
-        return run(self._ask_all(prompts, ask))
+        try:
+            return run(self._ask_all(prompts, ask))
+        except RequestError as error:
+            remedy = "serve the model with a longer context, or take shorter prompts"
+            raise MeasureError(f"completions from {self.address}", str(error), remedy) from error
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
         """See ``Subject``.
@@ -146,9 +154,7 @@ class ServerSubject:
 
         try:
             return run(self._ask_all(sequences, ask))
-        except MeasureError:
-            raise
-        except InputError as error:
+        except RequestError as error:
             raise self._gives_none(str(error)) from error
 
     def _body(self, ids: Sequence[int], **options: Any) -> dict[str, Any]:
