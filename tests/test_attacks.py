@@ -229,7 +229,7 @@ def test_a_step_is_one_of_adamw_on_clipped_gradients():
 
 
 def test_padding_teaches_nothing():
-    config = RelearnConfig(steps=(1,), batch_size=2, block_size=100)
+    config = RelearnConfig(steps=(1,), learning_rate=1e-3, batch_size=2, block_size=100)
     uneven = relearn(subject(), [OTHER, OTHER[:20]], PROMPTS, config=config)
     by_hand = model()
     rows = [[tiny.BOS, *WORDS(text, add_special_tokens=False)["input_ids"]] for text in (OTHER, OTHER[:20])]
@@ -239,7 +239,7 @@ def test_padding_teaches_nothing():
     ]
     torch.cat(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
-    torch.optim.AdamW(by_hand.parameters(), lr=config.learning_rate, weight_decay=0.0).step()
+    torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0).step()
     assert uneven[0].scores == pytest.approx(target_probabilities(subject(by_hand), PROMPTS), rel=1e-3, abs=0)
 
 
@@ -261,6 +261,14 @@ def test_of_a_pair_the_baseline_learns_and_is_still_corrected():
         assert point.scores == pytest.approx(target_probabilities(subject(by_hand), PROMPTS), rel=1e-4, abs=0)
     assert points[0].scores == target_probabilities(subject(attacked), PROMPTS)
     assert points[2].scores != points[0].scores != plain[0].scores
+
+
+def test_wider_models_learn_at_a_lower_rate():
+    usual, stated = (
+        relearn(subject(), [BOOK], PROMPTS, config=RelearnConfig(steps=(0, 2), learning_rate=rate))
+        for rate in (None, 0.08 / 32)
+    )
+    assert usual == stated
 
 
 def test_half_precision_is_trained_in_float32():
