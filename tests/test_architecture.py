@@ -42,10 +42,10 @@ FLOORS = {
     "text": 1,
     "discovery": 2,
     "training": 3,
-    "evaluation": 3,
+    "evaluation": 4,
     "vllm": 3,
-    "demo": 4,
-    "cli": 5,
+    "demo": 5,
+    "cli": 6,
 }
 ROOF = ("__init__", "__main__")  # the package's doors: they may import everything, and nothing imports them
 OWNERS = {"vllm": "vllm/", "triton": "ops/fused_triton.py"}  # the only code that may import a heavy package

@@ -21,6 +21,7 @@ import tiny
 import torch
 
 from generic_logits import ModelPair
+from generic_logits.evaluation.subject import LocalSubject, ServerSubject
 from generic_logits.vllm.server import serve_arguments
 
 pytestmark = [
@@ -152,6 +153,21 @@ def test_the_line_in_the_documentation_serves_two_copies(paths):
     with server([*command, "--served-model-name", "tiny"], port, paths["root"]) as client:
         assert complete(client, ids).choices[0].token_ids == expected(pair, ids, 2.0)
         assert complete(client, ids, 0).choices[0].token_ids == expected(pair, ids, 0)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0])
+def test_as_the_subject_of_measures_it_says_what_the_pair_says(client, pair, alpha):
+    served = ServerSubject("served", str(client.base_url), tokenizer=pair.tokenizer, alpha=alpha)
+    asked = pair if alpha is None else pair.with_alpha(alpha)
+    here = LocalSubject("here", asked, pair.tokenizer)
+    texts = [PROMPT, "the old house by the sea had", "a good story needs", "by the sea"]
+    rows = [ids_of(pair, text) for text in texts]
+    for ours, theirs in zip(here.log_probs(rows), served.log_probs(rows), strict=True):
+        torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
+    written = [[text.rstrip("\ufffd") for text in each.complete(texts, new_tokens=8)] for each in (served, here)]
+    assert written[0] == written[1]  # but for a character that the last token only begins
+    samples = [served.complete([PROMPT] * 4, new_tokens=8, temperature=1.0, seed=3) for _ in range(2)]
+    assert len(set(samples[0])) > 1 and samples[0] == samples[1]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
