@@ -12,7 +12,8 @@ from torch import Tensor
 
 from generic_logits.errors import InputError
 from generic_logits.evaluation.attacks.copies import copy_baseline
-from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts, target_probabilities
+from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts
+from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.evaluation.subject import Subject
 from generic_logits.models.pair import ModelPair
@@ -66,7 +67,7 @@ def relearn(
     prompts: Sequence[Prompt],
     *,
     config: RelearnConfig | None = None,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Fine-tune a copy of a model on texts and ask it on the way.
 
