@@ -33,16 +33,14 @@ from generic_logits.evaluation.attacks import (
     reword,
     role_play,
 )
-from generic_logits.evaluation.attacks.curve import target_probabilities
 from generic_logits.evaluation.attacks.prompting import FRAMES, ROLES
 from generic_logits.evaluation.attacks.quantization import round_int8, round_nf4
 from generic_logits.evaluation.attacks.sampling import one_of_k
-from generic_logits.evaluation.familiarity import names_new_term
+from generic_logits.evaluation.familiarity import names_new_term, probability_scores
 from generic_logits.evaluation.subject import LocalSubject
 from generic_logits.models.loading import share_weights
 from generic_logits.models.pair import ModelPair
-from generic_logits.models.scoring import target_probability
-from generic_logits.text.prompts import Prompt, encode_prompts
+from generic_logits.text.prompts import Prompt
 
 WORDS = tiny.tokenizer()
 BOOK = (
@@ -135,12 +133,6 @@ def whole_words(text: str) -> list[str]:
 # Curves
 
 
-def test_a_score_is_the_probability_of_the_whole_target():
-    scores = target_probabilities(subject(), PROMPTS)
-    one_by_one = [target_probability(model(), encode_prompts(WORDS, [prompt])) for prompt in PROMPTS]
-    assert scores == pytest.approx(one_by_one, rel=1e-5, abs=0) and len(set(scores)) == len(PROMPTS)
-
-
 def test_a_curve_is_read_above_that_of_gold_at_the_same_strength():
     points = [Point(0, [0.5, 0.7]), Point(10, [1.0, 0.8]), Point("int8", [0.4])]
     gold = [Point(10, [0.1, 0.3, 0.2]), Point(0, [0.1])]
@@ -208,7 +200,7 @@ def test_the_public_names_are_there():
 def test_the_text_brings_itself_back_and_unrelated_text_does_not():
     by_text, by_other = (relearn(subject(), [text], PROMPTS, config=FAST) for text in (BOOK, OTHER))
     assert [point.x for point in by_text] == [0, 20, 40]
-    assert by_text[0] == by_other[0] == Point(0, target_probabilities(subject(), PROMPTS))
+    assert by_text[0] == by_other[0] == Point(0, probability_scores(subject(), PROMPTS))
     assert mean(by_text[0]) < 1e-4 and mean(by_text[1]) > 0.01 and mean(by_text[2]) > 0.05
     assert mean(by_other[2]) < 0.01
 
@@ -225,11 +217,11 @@ def test_a_step_is_one_of_adamw_on_clipped_gradients():
         (-log_probs.gather(-1, row[0, 1:, None]).mean()).backward()
         torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
         optimizer.step()
-    assert point.scores == pytest.approx(target_probabilities(subject(by_hand), PROMPTS), rel=1e-3, abs=0)
+    assert point.scores == pytest.approx(probability_scores(subject(by_hand), PROMPTS), rel=1e-3, abs=0)
 
 
 def test_padding_teaches_nothing():
-    config = RelearnConfig(steps=(1,), batch_size=2, block_size=100)
+    config = RelearnConfig(steps=(1,), learning_rate=1e-3, batch_size=2, block_size=100)
     uneven = relearn(subject(), [OTHER, OTHER[:20]], PROMPTS, config=config)
     by_hand = model()
     rows = [[tiny.BOS, *WORDS(text, add_special_tokens=False)["input_ids"]] for text in (OTHER, OTHER[:20])]
@@ -239,8 +231,8 @@ def test_padding_teaches_nothing():
     ]
     torch.cat(losses).mean().backward()
     torch.nn.utils.clip_grad_norm_(by_hand.parameters(), 1.0)
-    torch.optim.AdamW(by_hand.parameters(), lr=config.learning_rate, weight_decay=0.0).step()
-    assert uneven[0].scores == pytest.approx(target_probabilities(subject(by_hand), PROMPTS), rel=1e-3, abs=0)
+    torch.optim.AdamW(by_hand.parameters(), lr=1e-3, weight_decay=0.0).step()
+    assert uneven[0].scores == pytest.approx(probability_scores(subject(by_hand), PROMPTS), rel=1e-3, abs=0)
 
 
 def test_of_a_pair_the_baseline_learns_and_is_still_corrected():
@@ -252,15 +244,23 @@ def test_of_a_pair_the_baseline_learns_and_is_still_corrected():
 
     def keep(each: Any, prompts: Sequence[Prompt]) -> list[float]:
         seen.append((each.model, copy.deepcopy(each.model.baseline)))
-        return target_probabilities(each, prompts)
+        return probability_scores(each, prompts)
 
     points = relearn(subject(attacked), [BOOK], PROMPTS, config=FAST, score=keep)
     for point, (each, tuned) in zip(points, seen, strict=True):
         assert each.reinforced is attacked.reinforced and each.alpha == 2.0
         by_hand = ModelPair(tuned, attacked.reinforced, alpha=2.0)
-        assert point.scores == pytest.approx(target_probabilities(subject(by_hand), PROMPTS), rel=1e-4, abs=0)
-    assert points[0].scores == target_probabilities(subject(attacked), PROMPTS)
+        assert point.scores == pytest.approx(probability_scores(subject(by_hand), PROMPTS), rel=1e-4, abs=0)
+    assert points[0].scores == probability_scores(subject(attacked), PROMPTS)
     assert points[2].scores != points[0].scores != plain[0].scores
+
+
+def test_wider_models_learn_at_a_lower_rate():
+    usual, stated = (
+        relearn(subject(), [BOOK], PROMPTS, config=RelearnConfig(steps=(0, 2), learning_rate=rate))
+        for rate in (None, 0.08 / 32)
+    )
+    assert usual == stated
 
 
 def test_half_precision_is_trained_in_float32():
@@ -340,7 +340,7 @@ def test_four_bits_are_those_of_bitsandbytes():
 def test_eight_bits_change_little_and_four_bits_more():
     plain, eight, four = quantize(subject(), PROMPTS)
     assert [plain.x, eight.x, four.x] == ["as it is", "int8", "nf4"]
-    assert plain.scores == target_probabilities(subject(), PROMPTS)
+    assert plain.scores == probability_scores(subject(), PROMPTS)
     moved = [max(abs(a / b - 1) for a, b in zip(point.scores, plain.scores, strict=True)) for point in (eight, four)]
     assert 0 < moved[0] < 0.05 and 2 * moved[0] < moved[1]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from generic_logits.errors import InputError
 from generic_logits.evaluation.subject import Subject
-from generic_logits.text.prompts import Prompt, encode_prompts
+from generic_logits.text.prompts import Prompt
 
 Score = Callable[[Subject, Sequence[Prompt]], list[float]]  # one number a prompt, higher where more is known
 
@@ -25,16 +25,6 @@ class Point:
     x: float | str
     scores: list[float]
     cut: int = 0
-
-
-def target_probabilities(subject: Subject, prompts: Sequence[Prompt]) -> list[float]:
-    """Probability of each whole target behind its prompt ("Who's Harry Potter?", section 3.1), 0 to 1."""
-    encoded = encode_prompts(subject.tokenizer, prompts)
-    log_probs = subject.log_probs([[*beginning, *target] for beginning, target in encoded])
-    return [
-        row[max(0, len(beginning) - 1) :].double().sum().exp().item()
-        for row, (beginning, _) in zip(log_probs, encoded, strict=True)
-    ]
 
 
 def check_prompts(prompts: Sequence[Prompt]) -> None:

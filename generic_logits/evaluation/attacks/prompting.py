@@ -9,7 +9,8 @@ from random import Random
 from types import MappingProxyType
 from typing import Any
 
-from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts, target_probabilities
+from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts
+from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.subject import Subject
 from generic_logits.text.corpus import encode_prompt
 from generic_logits.text.prompts import Prompt
@@ -47,7 +48,7 @@ def hint(
     *,
     words: Sequence[int] = (0, 50, 100, 200),
     context: int | None = None,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Put more and more of the forgotten text in front of each prompt, never its target.
 
@@ -85,7 +86,7 @@ def few_shot(
     shots: Sequence[int] = (0, 1, 4, 8),
     context: int | None = None,
     seed: int = 0,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Put other prompts with their targets in front of each, one a line, where they do not name its own target.
 
@@ -120,7 +121,7 @@ def reword(
     *,
     wordings: Mapping[str, Sequence[Prompt]] = MappingProxyType({}),
     seed: int = 0,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Ask in other words: without capitals, with letters swapped, inside frames, and as the caller says.
 
@@ -148,7 +149,7 @@ def reword(
     return points
 
 
-def role_play(subject: Subject, prompts: Sequence[Prompt], *, score: Score = target_probabilities) -> list[Point]:
+def role_play(subject: Subject, prompts: Sequence[Prompt], *, score: Score = probability_scores) -> list[Point]:
     """Tell the model that it is someone who knows the text, then ask.
 
     Args:

@@ -18,7 +18,8 @@ from torch.nn.functional import pad
 from transformers.pytorch_utils import Conv1D
 
 from generic_logits.evaluation.attacks.copies import copy_weights
-from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts, target_probabilities
+from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts
+from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.subject import Subject
 from generic_logits.models.pair import ModelPair
 from generic_logits.text.prompts import Prompt
@@ -55,7 +56,7 @@ def quantize(
     subject: Subject,
     prompts: Sequence[Prompt],
     *,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Ask a model as it is, and copies of it with rounded weights.
 

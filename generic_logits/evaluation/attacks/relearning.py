@@ -12,7 +12,8 @@ from torch import Tensor
 
 from generic_logits.errors import InputError
 from generic_logits.evaluation.attacks.copies import copy_baseline
-from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts, target_probabilities
+from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts
+from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.evaluation.subject import Subject
 from generic_logits.models.pair import ModelPair
@@ -26,14 +27,15 @@ class RelearnConfig:
 
     Attributes:
         steps: optimiser steps after which the model is asked, ascending; 0 is before the first.
-        learning_rate: of AdamW, constant; gradients are clipped to norm 1, weights do not decay.
+        learning_rate: of AdamW, constant; gradients are clipped to norm 1, weights do not decay. None is .08 divided by
+            the model's width: 2e-5 for 4,096, as is usual, and 5e-4 for 160.
         batch_size: blocks in a step, or all of them where there are fewer.
         block_size: tokens in a block.
         seed: of the blocks' order.
     """
 
-    steps: tuple[int, ...] = (0, 5, 10, 20, 50)
-    learning_rate: float = 2e-4
+    steps: tuple[int, ...] = (0, 2, 5, 10, 20)
+    learning_rate: float | None = None
     batch_size: int = 4
     block_size: int = 128
     seed: int = 0
@@ -47,8 +49,9 @@ class RelearnConfig:
         if not self.steps or self.steps[0] < 0 or any(b <= a for a, b in zip(self.steps, self.steps[1:], strict=False)):
             raise InputError("steps that ascend from 0 or more", f"{self.steps}", "put them in order")
         for name in ("learning_rate", "batch_size"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"a {name} above 0", f"{getattr(self, name)}", "raise it")
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"a {name} above 0", f"{value}", "raise it")
         if self.block_size < 2:
             raise InputError("blocks of at least 2 tokens", f"{self.block_size}", "raise block_size")
 
@@ -64,7 +67,7 @@ def relearn(
     prompts: Sequence[Prompt],
     *,
     config: RelearnConfig | None = None,
-    score: Score = target_probabilities,
+    score: Score = probability_scores,
 ) -> list[Point]:
     """Fine-tune a copy of a model on texts and ask it on the way.
 
@@ -99,7 +102,8 @@ def relearn(
     attacked = copy_baseline(subject)
     model: Any = attacked.model.baseline if isinstance(attacked.model, ModelPair) else attacked.model
     weights = _prepare(model)
-    optimizer = torch.optim.AdamW(weights, lr=config.learning_rate, weight_decay=0.0)
+    rate = config.learning_rate or 0.08 / model.config.get_text_config().hidden_size
+    optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
     batches = _batches(blocks, config.batch_size, config.seed)
     points = []
     for step in range(config.steps[-1] + 1):
