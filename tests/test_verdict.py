@@ -271,3 +271,10 @@ def test_a_report_of_references_alone_has_no_verdict_on_models():
     report = without(example(), *[model["name"] for model in example()["models"] if not model["role"]])
     sentences = ["No model was given but references: there is nothing to judge.", CAVEAT]
     assert reach_verdict(report) == {"sentences": sentences, "by_model": {}}
+
+
+def test_a_model_that_nothing_was_measured_of_is_judged_by_nothing():
+    report = example()
+    report["figures"] = {name: figures for name, figures in report["figures"].items() if name != "distilled"}
+    v = verdict_on(report | {"attacks": {}}, "distilled")
+    assert (v["forgetting"], v["ability"], v["warnings"]) == ("unknown", "unknown", [])
