@@ -59,23 +59,19 @@ def run(
     if as_json:
         o.print_json(json.loads((output / "calibration.json").read_text(encoding="utf-8")))
         return
-    best = frontier(found.points)
     rows = [
         [
-            f"{'> ' if point is found.chosen else '  '}{point.space}, {point.threshold:g}, {point.alpha:g}",
-            *(
-                f"{figure.value:{form}} [{figure.low:{form}}, {figure.high:{form}}]"
-                for figure, form in ((point.familiarity, ".3f"), (point.perplexity, ".1f"), (point.divergence, ".3f"))
-            ),
-            "yes" if point in best else "",
+            f"{'>' if point is found.chosen else ' '} {point.space}",
+            f"{point.threshold:g}",
+            f"{point.alpha:g}",
+            f"{point.familiarity.value:.3f} [{point.familiarity.low:.3f}, {point.familiarity.high:.3f}]",
+            f"{point.perplexity.value:.1f} [{point.perplexity.low:.1f}, {point.perplexity.high:.1f}]",
+            f"{point.divergence.value:.3f}",
         ]
-        for point in found.points
+        for point in reversed(frontier(found.points))
     ]
-    o.print_table(
-        str(output),
-        ["  space, threshold, alpha", "familiarity", "retained perplexity", "KL from the baseline", "frontier"],
-        rows,
-    )
+    head = ["  space", "threshold", "alpha", "familiarity", "retained perplexity", "KL"]
+    o.print_table(f"{output}: the settings that no other beats in both", head, rows)
     if not found.reached:
         print(f"No setting reaches a familiarity of {familiarity:g}; this is the nearest.")
     chosen = found.chosen

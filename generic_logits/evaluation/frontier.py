@@ -11,6 +11,7 @@ from generic_logits.evaluation.figures import Figure
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 460, 70, 30, 60, 60
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")  # Okabe and Ito
+_ACROSS = "familiarity: mean probability of the text's own words (filled: no other is better in both)"
 _DASHES = ("", "6 4", "2 3", "8 3 2 3")
 
 Scale = Callable[[float], float]  # a value -> where it lies, in units of the picture
@@ -81,10 +82,7 @@ def draw_frontier(points: Sequence[Drawn], chosen: Drawn, best: Sequence[Drawn])
     marks += _mark(baseline, x, y, "currentColor", filled=True)
     at = x(chosen.familiarity.value), y(chosen.perplexity.value)
     marks.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="10" fill="none" stroke="currentColor"/>')
-    title = (
-        f"Chosen (ringed): {chosen.space}, threshold {chosen.threshold:g}, alpha {chosen.alpha:g}. "
-        f"Filled points are beaten by no other; the lower left is better."
-    )
+    title = f"Chosen (ringed): {chosen.space}, threshold {chosen.threshold:g}, alpha {chosen.alpha:g}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">'
@@ -95,15 +93,18 @@ def draw_frontier(points: Sequence[Drawn], chosen: Drawn, best: Sequence[Drawn])
 
 def _axes(x: Scale, y: Scale, right: float, low: float, high: float) -> list[str]:
     marks = []
-    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
-        value = share * right
+    step = 10.0 ** math.floor(math.log10(right / 2))
+    step = next(step * each for each in (5, 2, 1, 0.5, 0.2) if right / (step * each) >= 3)
+    for number in range(math.floor(right / step) + 1):
+        value = number * step
         marks.append(f'<text x="{x(value):.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{value:.3g}</text>')
+    for share in (0.0, 0.25, 0.5, 0.75, 1.0):
         value = math.exp(low + share * (high - low))
-        marks.append(f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.4g}</text>')
+        marks.append(f'<text x="{_LEFT - 8}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.3g}</text>')
         marks.append(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#8884"/>'
         )
-    marks.append(f'<text x="{_LEFT}" y="{_HEIGHT - 18}">familiarity: mean probability of the text\'s own words</text>')
+    marks.append(f'<text x="{_LEFT}" y="{_HEIGHT - 18}">{escape(_ACROSS)}</text>')
     middle = _TOP + (_HEIGHT - _TOP - _BOTTOM) / 2
     marks.append(
         f'<text transform="translate(16 {middle}) rotate(-90)" text-anchor="middle">perplexity of retained text</text>'
