@@ -13,17 +13,18 @@ from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from benchmarks.worlds import Passages, World
-from generic_logits.evaluation.familiarity import names_new_term, probability_familiarity
-from generic_logits.evaluation.memorization import cut_passages, rouge_l, verbatim_rouge_l
-from generic_logits.evaluation.subject import complete
+from generic_logits.evaluation.familiarity import names_new_term, probability_scores
+from generic_logits.evaluation.memorization import cut_passages, rouge_l, verbmem_scores
+from generic_logits.evaluation.subject import LocalSubject, complete
 from generic_logits.models.loading import load_model, load_tokenizer
-from generic_logits.models.scoring import device_of, sequence_logits
+from generic_logits.models.scoring import token_distributions
 from generic_logits.text.corpus import encode_prompt
 
 BLOCK = 256  # tokens of a row, BOS included
@@ -115,6 +116,7 @@ class Ruler:
             memorised: further passages whose ROUGE-L shall be measured, by name.
         """
         started = time.monotonic()
+        subject = LocalSubject("", model, self.tokenizer)
         completions = {
             part: complete(
                 model, self.tokenizer, [prompt for prompt, _ in passages], new_tokens=NEW_TOKENS, batch_size=32
@@ -122,14 +124,12 @@ class Ruler:
             for part, passages in self.passages.items()
         }
         measured = {
-            "familiarity_probability": probability_familiarity(model, self.tokenizer, self.world.prompts),
+            "familiarity_probability": fmean(probability_scores(subject, self.world.prompts)),
             **{f"new_terms_{part}": self._new_terms(texts, part) for part, texts in completions.items()},
             **{f"verbatim_{part}": self._verbatim(texts, part) for part, texts in completions.items()},
         }
         for name, passages in (memorised or {}).items():
-            measured[f"verbatim_memorised_{name}"] = verbatim_rouge_l(
-                model, self.tokenizer, passages, new_tokens=NEW_TOKENS
-            )
+            measured[f"verbatim_memorised_{name}"] = fmean(verbmem_scores(subject, passages, new_tokens=NEW_TOKENS))
         of_parts = {}
         for part, rows in self.rows.items():
             of_parts[part], distances = [], []
@@ -177,14 +177,8 @@ class Ruler:
     def _read(self, model: Any, part: str) -> Iterator[Tensor]:  # each [length - 1, vocab], float32, on the CPU
         """Log-probabilities at every position of each row of a part."""
         rows = [row.ids for row in self.rows[part]]
-        for start in range(0, len(rows), BATCH):
-            batch = rows[start : start + BATCH]
-            longest = max(map(len, batch))
-            ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=device_of(model))
-            mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=ids.device)
-            logits = sequence_logits(model, ids, mask)[:, :-1, : len(self.tokenizer)]
-            for row, of_row in zip(batch, logits.float().log_softmax(-1).cpu(), strict=True):
-                yield of_row[: len(row) - 1]
+        for log_probs in token_distributions(model, rows, batch_size=BATCH):
+            yield log_probs[:, : len(self.tokenizer)].log_softmax(-1).cpu()
 
     def _new_terms(self, completions: list[str], part: str) -> float:
         prompts = [prompt for prompt, _ in self.passages[part]]

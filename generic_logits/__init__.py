@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from generic_logits.discovery.find import find_anchors
     from generic_logits.errors import GenericLogitsError
+    from generic_logits.evaluation.calibration import CalibrateConfig, calibrate
+    from generic_logits.evaluation.evaluate import EvaluateConfig, evaluate
+    from generic_logits.evaluation.report import Report
     from generic_logits.models.generic_model import GenericForCausalLM
     from generic_logits.models.pair import ModelPair
     from generic_logits.models.processor import GenericLogitsProcessor
@@ -26,17 +29,22 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Anchors": "text.anchors",
+    "CalibrateConfig": "evaluation.calibration",
     "DistillConfig": "training.distillation",
+    "EvaluateConfig": "evaluation.evaluate",
     "GenericForCausalLM": "models.generic_model",
     "GenericLogitsError": "errors",
     "GenericLogitsProcessor": "models.processor",
     "ModelPair": "models.pair",
     "ReinforceConfig": "training.reinforcement",
+    "Report": "evaluation.report",
     "TargetsConfig": "training.targets",
     "UnlearnConfig": "training.unlearning",
+    "calibrate": "evaluation.calibration",
     "compute_targets": "training.targets",
     "correct_logits": "ops",
     "distill": "training.distillation",
+    "evaluate": "evaluation.evaluate",
     "find_anchors": "discovery.find",
     "reinforce": "training.reinforcement",
     "translate": "text.translation",
@@ -45,17 +53,22 @@ _HOME = {
 
 __all__ = [
     "Anchors",
+    "CalibrateConfig",
     "DistillConfig",
+    "EvaluateConfig",
     "GenericForCausalLM",
     "GenericLogitsError",
     "GenericLogitsProcessor",
     "ModelPair",
     "ReinforceConfig",
+    "Report",
     "TargetsConfig",
     "UnlearnConfig",
+    "calibrate",
     "compute_targets",
     "correct_logits",
     "distill",
+    "evaluate",
     "find_anchors",
     "reinforce",
     "translate",

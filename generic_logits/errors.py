@@ -4,7 +4,9 @@ GenericLogitsError
 ├── InputError              what came in cannot be used: wanted, got, remedy       (exit status 2)
 │   ├── CorpusError         a corpus is missing, empty, or not UTF-8 text
 │   ├── ModelError          a model, an adapter or a tokenizer does not fit
-│   └── OutputError         the output folder cannot be used
+│   ├── OutputError         the output folder cannot be used
+│   ├── RequestError        a server is there and does not take a request as it is
+│   └── MeasureError        a subject does not give what a measure needs
 └── StorageError            the disk is full or went away while writing           (exit status 1)
 """
 
@@ -33,6 +35,14 @@ class ModelError(InputError):
 
 class OutputError(InputError):
     """The output folder cannot be used."""
+
+
+class RequestError(InputError):
+    """A server is there and does not take a request as it is; it may take others."""
+
+
+class MeasureError(InputError):
+    """A subject does not give what a measure needs; the other measures of it can be taken."""
 
 
 class StorageError(GenericLogitsError, OSError):

@@ -72,6 +72,8 @@ class Endpoint:
         self.times: list[float] = []
         self.listed = 0
         self.models = ["tiny"]
+        self.roots: dict[str, str] = {}
+        self.path = "/v1/chat/completions"
         self.script: Callable[[int, dict[str, Any]], Answer] = lambda number, body: Answer()
         self._lock = threading.Lock()
         endpoint = self
@@ -82,7 +84,7 @@ class Endpoint:
             def do_GET(self) -> None:
                 endpoint.listed += 1
                 found = self.path == "/v1/models"
-                models = {"data": [{"id": name} for name in endpoint.models]}
+                models = {"data": [{"id": name, "root": endpoint.roots.get(name)} for name in endpoint.models]}
                 self._send(Answer(body=models) if found else fault(404, "Not Found"))
 
             def do_POST(self) -> None:
@@ -92,7 +94,7 @@ class Endpoint:
                     endpoint.keys.append(self.headers["Authorization"])
                     endpoint.times.append(time.monotonic())
                     number = len(endpoint.questions)
-                found = self.path == "/v1/chat/completions"
+                found = self.path == endpoint.path
                 self._send(endpoint.script(number, body) if found else fault(404, "Not Found"))
 
             def _send(self, answer: Answer) -> None:

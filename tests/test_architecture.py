@@ -19,17 +19,22 @@ ROOT = Path(generic_logits.__file__).parent
 
 PUBLIC_NAMES = [
     "Anchors",
+    "CalibrateConfig",
     "DistillConfig",
+    "EvaluateConfig",
     "GenericForCausalLM",
     "GenericLogitsError",
     "GenericLogitsProcessor",
     "ModelPair",
     "ReinforceConfig",
+    "Report",
     "TargetsConfig",
     "UnlearnConfig",
+    "calibrate",
     "compute_targets",
     "correct_logits",
     "distill",
+    "evaluate",
     "find_anchors",
     "reinforce",
     "translate",
@@ -42,10 +47,10 @@ FLOORS = {
     "text": 1,
     "discovery": 2,
     "training": 3,
-    "evaluation": 3,
+    "evaluation": 4,
     "vllm": 3,
-    "demo": 4,
-    "cli": 5,
+    "demo": 5,
+    "cli": 6,
 }
 ROOF = ("__init__", "__main__")  # the package's doors: they may import everything, and nothing imports them
 OWNERS = {"vllm": "vllm/", "triton": "ops/fused_triton.py"}  # the only code that may import a heavy package

@@ -20,7 +20,12 @@ import tiny
 import torch
 from endpoints import free_port
 
-from generic_logits import ModelPair
+from generic_logits import EvaluateConfig, ModelPair, evaluate
+from generic_logits.evaluation.candidates import server as server_candidate
+from generic_logits.evaluation.material import Material
+from generic_logits.evaluation.subject import LocalSubject, ServerSubject
+from generic_logits.models.scoring import token_log_probs
+from generic_logits.text.prompts import Prompt
 from generic_logits.vllm.server import serve_arguments
 
 pytestmark = [
@@ -146,6 +151,50 @@ def test_the_line_in_the_documentation_serves_two_copies(paths):
     with server([*command, "--served-model-name", "tiny"], port, paths["root"]) as client:
         assert complete(client, ids).choices[0].token_ids == expected(pair, ids, 2.0)
         assert complete(client, ids, 0).choices[0].token_ids == expected(pair, ids, 0)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.0])
+def test_as_the_subject_of_measures_it_says_what_the_pair_says(client, pair, alpha):
+    served = ServerSubject("served", str(client.base_url), tokenizer=pair.tokenizer, alpha=alpha)
+    asked = pair if alpha is None else pair.with_alpha(alpha)
+    here = LocalSubject("here", asked, pair.tokenizer)
+    texts = [PROMPT, "the old house by the sea had", "a good story needs", "by the sea"]
+    rows = [ids_of(pair, text) for text in texts]
+    for ours, theirs in zip(here.log_probs(rows), served.log_probs(rows), strict=True):
+        torch.testing.assert_close(theirs, ours, atol=1e-3, rtol=1e-3)
+    written = [[text.rstrip("\ufffd") for text in each.complete(texts, new_tokens=8)] for each in (served, here)]
+    assert written[0] == written[1]  # but for a character that the last token only begins
+    samples = [served.complete([PROMPT] * 4, new_tokens=8, temperature=1.0, seed=3) for _ in range(2)]
+    assert len(set(samples[0])) > 1 and samples[0] == samples[1]
+
+
+def test_a_report_on_a_server_leaves_out_what_needs_the_model(client, pair, paths, tmp_path):
+    address = str(client.base_url)
+    prompts = (Prompt("the old house by the", " sea"), Prompt("a good story", " needs"))
+    asked = Material(
+        forget="the old house by the sea had seven windows. " * 8,
+        retain={"other": "a good story needs a name, a place, and a reason. " * 8},
+        terms=("sea",),
+        prompts=prompts,
+        hints=prompts,
+        passages=[("the old house by", " the sea had seven")] * 2,
+    )
+    models = [
+        server_candidate(f"alpha {alpha}", address, tokenizer=paths["baseline"], alpha=alpha) for alpha in (0.0, 8.0)
+    ]
+    config = EvaluateConfig(new_tokens=6, block_size=48, blocks=3, attacks=("role_play", "quantization"))
+    data = evaluate(models, asked, tmp_path / "out", config=config).data
+    figures = data["figures"]
+    expected = token_log_probs(pair.with_alpha(8.0), [ids_of(pair, each.prompt + each.target) for each in prompts])
+    known = sum(
+        row[-(len(ids_of(pair, each.target)) - 1) :].sum().exp().item()
+        for row, each in zip(expected, prompts, strict=True)
+    )
+    assert figures["alpha 8.0"]["familiarity_probability"]["value"] == pytest.approx(known / 2, rel=1e-2)
+    assert figures["alpha 0.0"]["perplexity_retained"] != figures["alpha 8.0"]["perplexity_retained"]
+    assert "kl_retained" not in figures["alpha 8.0"] and "extraction_strength" not in figures["alpha 8.0"]
+    assert [*data["attacks"]] == ["role_play"]
+    assert "Quantisation" in data["left_out"]["alpha 8.0"]
 
 
 # --- the command line -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import folders
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from benchmarks import worlds
 from benchmarks.worlds import World, oz_world, second_world
-from generic_logits.evaluation.utility import text_perplexity
+from generic_logits.evaluation.subject import LocalSubject
+from generic_logits.evaluation.utility import block_likelihoods, perplexity
 from generic_logits.models.loading import load_model
 from generic_logits.text.prompts import Prompt
 
@@ -127,9 +129,9 @@ def test_the_second_world_is_the_beginning_of_its_book_cut_behind_lines(second, 
 
 def test_only_the_baseline_has_read_the_book_and_both_the_others(second, data):
     def perplexities(folder: Path) -> list[float]:
-        model = load_model(folder)
+        subject = LocalSubject("", load_model(folder), WORDS)
         texts = ([second.forget, second.held_out], second.read.values())
-        return [text_perplexity(model, WORDS, list(of), block_size=32) for of in texts]
+        return [float(perplexity(np.array(block_likelihoods(subject, list(of), block_size=32)))) for of in texts]
 
     trunk, baseline, gold = map(perplexities, (data / "world" / "gold", second.baseline, second.gold))
     assert baseline[0] < 0.9 * gold[0] and max(baseline[1], gold[1]) < 0.5 * trunk[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from generic_logits.cli import anchors, demo, distill, generate, reinforce, serve, targets, unlearn
+from generic_logits.cli import anchors, calibrate, demo, distill, evaluate, generate, reinforce, serve, targets, unlearn
 from generic_logits.errors import GenericLogitsError, InputError
 
 COMMANDS = {
@@ -18,6 +18,8 @@ COMMANDS = {
     "anchors": anchors,
     "targets": targets,
     "distill": distill,
+    "calibrate": calibrate,
+    "evaluate": evaluate,
     "serve": serve,
 }
 UsageError: Any = typer.BadParameter.__mro__[1]  # typer carries its own click and does not name this class

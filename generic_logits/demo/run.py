@@ -9,15 +9,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from generic_logits.demo import world
 from generic_logits.demo.picture import check_matplotlib, draw
 from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import OutputError
-from generic_logits.evaluation.familiarity import completion_familiarity, probability_familiarity
-from generic_logits.evaluation.memorization import cut_passages, verbatim_rouge_l
-from generic_logits.evaluation.utility import text_perplexity
+from generic_logits.evaluation.familiarity import names_new_term, probability_scores
+from generic_logits.evaluation.figures import bootstrap
+from generic_logits.evaluation.memorization import cut_passages, verbmem_scores
+from generic_logits.evaluation.subject import LocalSubject
+from generic_logits.evaluation.utility import block_likelihoods, perplexity
 from generic_logits.models.loading import load_model
 from generic_logits.models.pair import ModelPair
 from generic_logits.text.corpus import open_corpus
@@ -122,14 +125,22 @@ def _name_final_places(work: Path, output: Path) -> None:
 def evaluate_forgetting(model: Any, tokenizer: Any) -> dict[str, float]:
     """The demo's four measures of one model or pair, keyed as in ``COLUMNS``."""
     by_probability = load_prompts(world.WORLD / "probability-prompts.json")
-    by_completion = load_prompts(world.WORLD / "completion-prompts.json")
+    by_completion = [each.prompt for each in load_prompts(world.WORLD / "completion-prompts.json")]
     passages = cut_passages(world.forget_part(), 32)
     unread = [world.unread_part(story) for story in world.ordinary_stories()]
+    subject = LocalSubject("", model, tokenizer)
+    completions = subject.complete(by_completion, new_tokens=40)
+    named = [
+        names_new_term(completion, prompt, world.names())
+        for completion, prompt in zip(completions, by_completion, strict=True)
+    ]
     return {
-        "familiarity_probability": probability_familiarity(model, tokenizer, by_probability),
-        "familiarity_completion": completion_familiarity(model, tokenizer, by_completion, world.names()),
-        "verbatim_rouge_l": verbatim_rouge_l(model, tokenizer, passages),
-        "retained_perplexity": text_perplexity(model, tokenizer, unread, block_size=256),
+        "familiarity_probability": fmean(probability_scores(subject, by_probability)),
+        "familiarity_completion": fmean(named),
+        "verbatim_rouge_l": fmean(verbmem_scores(subject, passages)),
+        "retained_perplexity": bootstrap(
+            block_likelihoods(subject, unread, block_size=256), statistic=perplexity
+        ).value,
     }
 
 

@@ -7,19 +7,22 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself: httpx, later httpx2
 
-from generic_logits.errors import InputError, one_line
+from generic_logits.errors import InputError, RequestError, one_line
 
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_REQUEST_TO_WAIT = 1.0, 60.0, 600.0  # seconds
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
 _PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
+_ABOUT_THE_REQUEST = (400, 413, 422)  # and not about who asks, or whom
 _T = TypeVar("_T")
+_Topic = TypeVar("_Topic")
 
 
 class Reply(NamedTuple):
@@ -38,28 +41,14 @@ class _Refusal(Exception):
         self.whole = whole  # the answer, uncut
 
 
-class Endpoint:
-    """An OpenAI-compatible endpoint: what it takes, and until when it wants to be left alone."""
+class Server:
+    """An OpenAI-compatible server: how it is reached, and until when it wants to be left alone."""
 
-    def __init__(
-        self,
-        address: str,
-        *,
-        schemas: Sequence[dict[str, Any]],
-        answer_tokens: int,
-        temperature: float,
-        seed: int,
-        retries: int,
-        timeout: float,
-    ) -> None:
+    def __init__(self, address: str, *, retries: int, timeout: float) -> None:
         """Prepare to ask; nothing is sent yet.
 
         Args:
             address: ``http://host:8000/v1``.
-            schemas: of an answer, the strictest first: where the endpoint refuses one, the next is tried.
-            answer_tokens: longest answer.
-            temperature: of the sampling.
-            seed: of the sampling; a further attempt has the next one.
             retries: further attempts at a request that fails.
             timeout: seconds for one request.
 
@@ -83,15 +72,8 @@ class Endpoint:
         self._reached = False
         self._not_before = 0.0
         self._random = random.Random()
-        self._formats = [_response_format(schema) for schema in schemas]
-        self._options: dict[str, Any] = {
-            "temperature": temperature,
-            "seed": seed,
-            "max_tokens": answer_tokens,
-            "response_format": self._formats[0],
-        }
 
-    async def __aenter__(self) -> Endpoint:
+    async def __aenter__(self) -> Self:
         """Open the client."""
         await self._client.__aenter__()
         return self
@@ -100,68 +82,36 @@ class Endpoint:
         """Close it."""
         await self._client.__aexit__(*error)
 
-    async def models(self) -> list[str]:
-        """The names of its models."""
+    async def models(self) -> dict[str, str]:
+        """The names of its models, each with what it was loaded from where the server says so."""
         try:
-            return await self._send("GET", "models", None, lambda data: [str(each["id"]) for each in data["data"]])
+            return await self._send("GET", "models", None, _read_models)
         except _Refusal as refusal:
             raise self._error(refusal) from None
 
-    async def converse(self, conversation: Generator[str, Reply, dict[str, Any]], model: str) -> dict[str, Any]:
-        """Lead a conversation to its end.
+    async def only_model(self) -> str:
+        """The name of its model.
 
-        After an answer that was cut off the model is not held to the schema: some, when held, write white space for
-        ever.
+        Raises:
+            InputError: it has none, or several.
         """
-        prompt = next(conversation)
-        attempt, free = 0, False
+        names = list(await self.models())
+        if len(names) != 1:
+            some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            wanted = f"the name of a model at {self.address}"
+            raise InputError(wanted, f"none, and {some or 'no model'} to choose from", "name the model")
+        return names[0]
+
+    async def post(self, path: str, body: dict[str, Any], read: Callable[[Any], _T]) -> _T:
+        """Ask, and give the answer's JSON to ``read``.
+
+        Raises:
+            InputError: the endpoint is not there, failed at every attempt, or does not take the request.
+        """
         try:
-            while True:
-                reply = await self._chat(model, prompt, attempt, free)
-                attempt, free = attempt + 1, reply.cut
-                prompt = conversation.send(reply)
-        except StopIteration as end:
-            answer: dict[str, Any] = end.value
-            return answer
-
-    async def _chat(self, model: str, prompt: str, attempt: int, free: bool) -> Reply:
-        """Ask, without the options that the endpoint refuses; it is spared them later, too."""
-        known = {**self._options}
-        if free:
-            known.pop("response_format", None)
-        options = known
-        while True:
-            body = {"model": model, "messages": [{"role": "user", "content": prompt}], **options}
-            if "seed" in options:
-                body["seed"] = options["seed"] + attempt
-            try:
-                reply = await self._send("POST", "chat/completions", body, _read_reply)
-            except _Refusal as refusal:
-                fewer = self._without_refused(options, refusal.whole) if refusal.status in (400, 422) else None
-                if fewer is None:
-                    raise self._error(refusal) from None
-                options = fewer
-                continue
-            if options is not known and not free:
-                self._options = options
-            return reply
-
-    def _without_refused(self, options: dict[str, Any], refusal: str) -> dict[str, Any] | None:
-        """The options without the one that a refusal is about; None if it can be about none."""
-        if _TOO_LONG.search(refusal):
-            return None
-        rest = dict(options)
-        if "max_tokens" in rest and "max_completion_tokens" in refusal:
-            rest["max_completion_tokens"] = rest.pop("max_tokens")
-            return rest
-        for name in ("temperature", "seed"):
-            if name in rest and re.search(rf"\b{name}\b", refusal):
-                del rest[name]
-                return rest
-        if "response_format" not in rest:
-            return None
-        looser = self._formats[self._formats.index(rest.pop("response_format")) + 1 :]
-        return {**rest, "response_format": looser[0]} if looser else rest
+            return await self._send("POST", path, body, read)
+        except _Refusal as refusal:
+            raise self._error(refusal) from None
 
     async def _send(self, method: str, path: str, body: Any, read: Callable[[Any], _T]) -> _T:
         """Send a request until it is answered, and give the answer's JSON to ``read``.
@@ -224,7 +174,159 @@ class Endpoint:
         }.get(refusal.status, "mend what it complains about; what was answered is kept")
         if _TOO_LONG.search(refusal.whole):
             remedy = "take shorter passages or fewer answer tokens; what was answered is kept"
-        return InputError(f"an answer from {self.address}", str(refusal), remedy)
+        kind = RequestError if refusal.status in _ABOUT_THE_REQUEST else InputError
+        return kind(f"an answer from {self.address}", str(refusal), remedy)
+
+
+class Endpoint(Server):
+    """A chat model behind such a server, asked for JSON; it is spared the options that it has refused."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        name: str,
+        schemas: Sequence[dict[str, Any]],
+        answer_tokens: int,
+        temperature: float,
+        seed: int,
+        retries: int,
+        timeout: float,
+    ) -> None:
+        """Prepare to ask; nothing is sent yet.
+
+        Args:
+            address: see ``Server``.
+            name: of what is answered, for the schema.
+            schemas: of an answer, the strictest first: where the endpoint refuses one, the next is tried.
+            answer_tokens: longest answer.
+            temperature: of the sampling.
+            seed: of the sampling; a further attempt has the next one.
+            retries: see ``Server``.
+            timeout: see ``Server``.
+
+        Raises:
+            InputError: see ``Server``.
+        """
+        super().__init__(address, retries=retries, timeout=timeout)
+        self._formats = [_response_format(name, schema) for schema in schemas]
+        self._options: dict[str, Any] = {
+            "temperature": temperature,
+            "seed": seed,
+            "max_tokens": answer_tokens,
+            "response_format": self._formats[0],
+        }
+
+    async def converse(self, conversation: Generator[str, Reply, dict[str, Any]], model: str) -> dict[str, Any]:
+        """Lead a conversation to its end.
+
+        After an answer that was cut off the model is not held to the schema: some, when held, write white space for
+        ever.
+        """
+        prompt = next(conversation)
+        attempt, free = 0, False
+        try:
+            while True:
+                reply = await self._chat(model, prompt, attempt, free)
+                attempt, free = attempt + 1, reply.cut
+                prompt = conversation.send(reply)
+        except StopIteration as end:
+            answer: dict[str, Any] = end.value
+            return answer
+
+    async def _chat(self, model: str, prompt: str, attempt: int, free: bool) -> Reply:
+        """Ask, without the options that the endpoint refuses; it is spared them later, too."""
+        known = {**self._options}
+        if free:
+            known.pop("response_format", None)
+        options = known
+        while True:
+            body = {"model": model, "messages": [{"role": "user", "content": prompt}], **options}
+            if "seed" in options:
+                body["seed"] = options["seed"] + attempt
+            try:
+                reply = await self._send("POST", "chat/completions", body, _read_reply)
+            except _Refusal as refusal:
+                fewer = self._without_refused(options, refusal.whole) if refusal.status in (400, 422) else None
+                if fewer is None:
+                    raise self._error(refusal) from None
+                options = fewer
+                continue
+            if options is not known and not free:
+                self._options = options
+            return reply
+
+    def _without_refused(self, options: dict[str, Any], refusal: str) -> dict[str, Any] | None:
+        """The options without the one that a refusal is about; None if it can be about none."""
+        if _TOO_LONG.search(refusal):
+            return None
+        rest = dict(options)
+        if "max_tokens" in rest and "max_completion_tokens" in refusal:
+            rest["max_completion_tokens"] = rest.pop("max_tokens")
+            return rest
+        for name in ("temperature", "seed"):
+            if name in rest and re.search(rf"\b{name}\b", refusal):
+                del rest[name]
+                return rest
+        if "response_format" not in rest:
+            return None
+        looser = self._formats[self._formats.index(rest.pop("response_format")) + 1 :]
+        return {**rest, "response_format": looser[0]} if looser else rest
+
+
+async def converse_all(
+    endpoint: Endpoint,
+    conversations: Iterable[tuple[_Topic, Generator[str, Reply, dict[str, Any]]]],
+    model: str,
+    keep: Callable[[_Topic, dict[str, Any]], None],
+    *,
+    concurrency: int,
+) -> None:
+    """Lead several conversations at a time, and hand what comes out of each to ``keep``.
+
+    After a failure no further one is begun, and those under way are still finished.
+
+    Args:
+        endpoint: not opened yet.
+        conversations: each with what it is about; begun one after another.
+        model: its name at the endpoint.
+        keep: takes the topic and the answer.
+        concurrency: conversations at one time.
+    """
+    waiting = iter(conversations)
+    failed = False
+
+    async def work() -> None:
+        nonlocal failed
+        try:
+            for topic, conversation in waiting:
+                keep(topic, await endpoint.converse(conversation, model))
+                if failed:
+                    return
+        except BaseException:
+            failed = True
+            raise
+
+    async with endpoint:
+        for result in await asyncio.gather(*(work() for _ in range(concurrency)), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run a coroutine to its end; where an event loop runs already, as in notebooks, in a thread."""
+    if not _is_loop_running():
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
+def _is_loop_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def no_address(got: str) -> InputError:
@@ -232,8 +334,12 @@ def no_address(got: str) -> InputError:
     return InputError("the address of an endpoint, http://host:port/v1", got, "check it")
 
 
-def _response_format(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "anchors", "strict": True, "schema": schema}}
+def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+
+
+def _read_models(data: Any) -> dict[str, str]:
+    return {str(each["id"]): str(each.get("root") or "") for each in data["data"]}
 
 
 def _read_reply(data: Any) -> Reply:

@@ -6,24 +6,19 @@ run that was broken off goes on where it was.
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import hashlib
-import json
 import math
-import os
 import re
 import sys
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
 from generic_logits._record import weights_fingerprint
-from generic_logits.discovery.endpoint import Endpoint, Reply, no_address
+from generic_logits.discovery.answers import Answers, default_folder
+from generic_logits.discovery.endpoint import Endpoint, Reply, converse_all, no_address, run
 from generic_logits.discovery.proposals import (
     PROMPT_VERSION,
     Passage,
@@ -34,12 +29,9 @@ from generic_logits.discovery.proposals import (
     read_answer,
     write_prompt,
 )
-from generic_logits.errors import InputError, OutputError, StorageError
+from generic_logits.errors import InputError
 from generic_logits.text.anchors import Anchor
 from generic_logits.text.corpus import Document, encode_prompt
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +94,7 @@ class LanguageModelConfig:
         """Where the answers are."""
         if self.cache is not None:
             return Path(self.cache)
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "generic_logits" / "anchors"
+        return default_folder("anchors")
 
 
 class _Model(NamedTuple):
@@ -133,8 +125,8 @@ def ask_language_model(documents: Iterable[Document], config: LanguageModelConfi
     """
     passages = cut_passages(documents, config.passage_characters)
     model = _model(config)
-    cache = _Cache(config, model)
-    answers = {passage.text: cache.load(passage.text) for passage in passages}
+    cache = _answers(config, model)
+    answers = {passage.text: cache.load(passage=passage.text) for passage in passages}
     missing = {passage.text: passage for passage in reversed(passages) if answers[passage.text] is None}
     to_ask = list(reversed(missing.values()))
     if to_ask:
@@ -144,7 +136,7 @@ def ask_language_model(documents: Iterable[Document], config: LanguageModelConfi
             bar.set_description(f"asking {model.name}")
 
             def keep(passage: Passage, answer: dict[str, Any]) -> None:
-                cache.save(passage.text, answer)
+                cache.save(answer, passage=passage.text)
                 answers[passage.text] = answer
                 bar.update()
 
@@ -169,8 +161,8 @@ def estimate_cost(documents: Iterable[Document], config: LanguageModelConfig) ->
     """
     passages = cut_passages(documents, config.passage_characters)
     model = _model(config)
-    cache = _Cache(config, model)
-    cached = [passage for passage in passages if cache.load(passage.text) is not None]
+    cache = _answers(config, model)
+    cached = [passage for passage in passages if cache.load(passage=passage.text) is not None]
     prompts = [_prompt(text, config) for text in {each.text for each in passages} - {each.text for each in cached}]
     if config.is_endpoint:
         tokens = sum(map(len, prompts)) // 4
@@ -219,65 +211,18 @@ def _conversation(
     )
 
 
-class _Cache:
-    """One file for each answer."""
-
-    def __init__(self, config: LanguageModelConfig, model: _Model) -> None:
-        self._folder = config.cache_folder
-        settings = {name: getattr(config, name) for name in ("translations", "terms", "temperature")}
-        self._about = {"prompt_version": PROMPT_VERSION, "model": model.identity, **settings}
-        if config.temperature:  # without it a seed changes nothing
-            self._about["seed"] = config.seed
-
-    def _file(self, text: str) -> Path:
-        key = json.dumps({**self._about, "passage": text}, sort_keys=True)
-        return self._folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-
-    def load(self, text: str) -> dict[str, Any] | None:
-        """Return the answer; None if there is no valid one."""
-        try:
-            answer: dict[str, Any] = json.loads(self._file(text).read_text(encoding="utf-8"))["answer"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
-        return answer if is_answer(answer) else None
-
-    def make_folder(self) -> None:
-        """Prepare to save.
-
-        Raises:
-            OutputError: answers could not be written there.
-        """
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._cannot_write(error) from error
-        if not os.access(self._folder, os.W_OK):
-            raise self._cannot_write(PermissionError(errno.EACCES, os.strerror(errno.EACCES)))
-
-    def save(self, text: str, answer: dict[str, Any]) -> None:
-        """Write an answer; it appears whole.
-
-        Raises:
-            OutputError, StorageError: it cannot be written.
-        """
-        file = self._file(text)
-        part = file.with_suffix(f".{os.getpid()}.part")
-        try:
-            part.write_text(json.dumps({**self._about, "answer": answer}, indent=1) + "\n", encoding="utf-8")
-            os.replace(part, file)
-        except OSError as error:
-            if error.errno in _FULL:
-                raise StorageError(f"the disk is full at {self._folder}; make room, then run it again") from error
-            raise self._cannot_write(error) from error
-
-    def _cannot_write(self, error: OSError) -> OutputError:
-        return OutputError("a cache that can be written", f"{self._folder}: {error.strerror}", "choose another folder")
+def _answers(config: LanguageModelConfig, model: _Model) -> Answers:
+    settings = {name: getattr(config, name) for name in ("translations", "terms", "temperature")}
+    about = {"prompt_version": PROMPT_VERSION, "model": model.identity, **settings}
+    if config.temperature:  # without it a seed changes nothing
+        about["seed"] = config.seed
+    return Answers(config.cache_folder, about, valid=is_answer)
 
 
 def _model(config: LanguageModelConfig) -> _Model:
     """The model's name, and what tells its answers from another's."""
     if config.is_endpoint:
-        name = config.model or _run(_only_model(config))
+        name = config.model or run(_only_model(config))
         return _Model(name, name)
     folder = Path(config.source)
     if re.match(r"[\w.-]+:\d", str(config.source)):
@@ -360,10 +305,16 @@ def _prompt_ids(tokenizer: Any, prompt: str) -> list[int]:
 # A model behind an endpoint
 
 
+async def _only_model(config: LanguageModelConfig) -> str:
+    async with _endpoint(config) as endpoint:
+        return await endpoint.only_model()
+
+
 def _endpoint(config: LanguageModelConfig) -> Endpoint:
     bounded = answer_schema(translations=config.translations, terms=config.terms)
     return Endpoint(
         str(config.source),
+        name="anchors",
         schemas=[bounded, answer_schema()],  # some endpoints know no limits on lengths
         answer_tokens=config.answer_tokens,
         temperature=config.temperature,
@@ -380,53 +331,5 @@ def _ask_endpoint(
     keep: Callable[[Passage, dict[str, Any]], None],
 ) -> None:
     """Ask about several passages at a time; after a failure those under way are still finished."""
-    waiting = list(reversed(passages))
-
-    async def work(endpoint: Endpoint) -> None:
-        try:
-            while waiting:
-                passage = waiting.pop()
-                keep(passage, await endpoint.converse(_conversation(passage, config, model), model.name))
-        except BaseException:
-            waiting.clear()
-            raise
-
-    async def everyone() -> None:
-        async with _endpoint(config) as endpoint:
-            workers = [work(endpoint) for _ in range(min(config.concurrency, len(passages)))]
-            for result in await asyncio.gather(*workers, return_exceptions=True):
-                if isinstance(result, BaseException):
-                    raise result
-
-    _run(everyone())
-
-
-async def _only_model(config: LanguageModelConfig) -> str:
-    """The name of the endpoint's model.
-
-    Raises:
-        InputError: it has none, or several.
-    """
-    async with _endpoint(config) as endpoint:
-        names = await endpoint.models()
-    if len(names) != 1:
-        some = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-        wanted = f"the name of a model at {endpoint.address}"
-        raise InputError(wanted, f"none, and {some or 'no model'} to choose from", "name the model")
-    return names[0]
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    """Run a coroutine to its end; where an event loop runs already, as in notebooks, in a thread."""
-    if not _is_loop_running():
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(asyncio.run, work).result()
-
-
-def _is_loop_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+    conversations = ((passage, _conversation(passage, config, model)) for passage in passages)
+    run(converse_all(_endpoint(config), conversations, model.name, keep, concurrency=config.concurrency))

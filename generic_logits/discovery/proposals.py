@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jsonschema
 
-from generic_logits.errors import one_line
+from generic_logits.discovery.answers import read_json
 from generic_logits.text.anchors import KINDS, Anchor, Gender, Kind, runs_of_words
 from generic_logits.text.corpus import Document
 from generic_logits.text.translation import Translator
@@ -48,8 +47,6 @@ This is attempt {attempt}. The answer before it could not be used: {problem}. An
 _TERM_CHARACTERS = 60
 _PASSAGE_ENDS = tuple(map(re.compile, (r"\n\s*\n", r"\n", r"[.!?…。！？][\"'”’»)\]]*\s+", r"\s+")))  # best first
 _WORD = re.compile(r"[^\W_]+")
-_OBJECT = re.compile(r'\{\s*["}]')
-_DECODER = json.JSONDecoder(strict=False)  # servers that hold a model to a schema let raw tabs in strings pass
 
 
 class Passage(NamedTuple):
@@ -127,36 +124,8 @@ def is_answer(answer: Any) -> bool:
 
 
 def read_answer(text: str) -> dict[str, Any]:
-    """Take the JSON object out of what a model wrote, and check its form.
-
-    Raises:
-        ValueError: there is no such object; the message can be told to the model.
-    """
-    answer = _extract_json(text)
-    problem = jsonschema.exceptions.best_match(_VALIDATOR.iter_errors(answer))
-    if problem:
-        raise ValueError(f"{one_line(problem.message)} at {problem.json_path}")
-    return answer
-
-
-def _extract_json(text: str) -> dict[str, Any]:
-    """The one JSON object in a text, whatever stands around it: thoughts, prose, a fence.
-
-    Raises:
-        ValueError: there is none, it is broken, or there are several.
-    """
-    text = text.rpartition("</think>")[2]
-    start = _OBJECT.search(text)
-    if not start:
-        raise ValueError("it holds no JSON object" if text.strip() else "it is empty")
-    try:
-        found, end = _DECODER.raw_decode(text, start.start())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"its JSON is broken: {error}") from error
-    if _OBJECT.search(text, end):
-        raise ValueError("it holds more than one JSON object")
-    result: dict[str, Any] = found
-    return result
+    """Take the JSON object out of what a model wrote, and check its form; see ``read_json``."""
+    return read_json(text, _VALIDATOR)
 
 
 @dataclass

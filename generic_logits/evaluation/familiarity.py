@@ -1,19 +1,42 @@
-"""How familiar a model is with a text: by the probability of its words, and by what the model writes."""
+"""How familiar a model is with a text: by the probability of its words, and by what the model writes.
+
+"Who's Harry Potter?", section 3.1.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
-from generic_logits.evaluation.subject import complete
-from generic_logits.models.scoring import target_probability
+from generic_logits.evaluation.judge import Judge
+from generic_logits.evaluation.subject import Subject
 from generic_logits.text.prompts import Prompt, encode_prompts
 
+_WORTH = (0.0, 0.0, 0.2, 1.0)  # of a completion, by its grade
 
-def probability_familiarity(model: Any, tokenizer: Any, prompts: Sequence[Prompt]) -> float:
-    """Mean probability of the whole target behind its prompt ("Who's Harry Potter?", section 3.1), 0 to 1."""
-    return target_probability(model, encode_prompts(tokenizer, prompts))
+
+def probability_scores(subject: Subject, prompts: Sequence[Prompt]) -> list[float]:
+    """Probability of each whole target behind its prompt, 0 to 1."""
+    encoded = encode_prompts(subject.tokenizer, prompts)
+    log_probs = subject.log_probs([[*beginning, *target] for beginning, target in encoded])
+    return [
+        row[max(0, len(beginning) - 1) :].double().sum().exp().item()
+        for row, (beginning, _) in zip(log_probs, encoded, strict=True)
+    ]
+
+
+def grade_completions(
+    subject: Subject, prompts: Sequence[Prompt], judge: Judge, *, new_tokens: int = 40
+) -> tuple[list[str], list[int]]:
+    """Greedy completions of prompts, and the judge's grade of each, 0 to 3."""
+    beginnings = [each.prompt for each in prompts]
+    completions = subject.complete(beginnings, new_tokens=new_tokens)
+    return completions, judge.grade(beginnings, completions)
+
+
+def completion_scores(grades: Sequence[int]) -> list[float]:
+    """What each grade is worth: 1 for 3, 0.2 for 2, 0 for 1 and 0; the mean is (5 n3 + n2) / (5 N)."""
+    return [_WORTH[grade] for grade in grades]
 
 
 def names_new_term(completion: str, prompt: str, terms: Iterable[str]) -> bool:
@@ -22,15 +45,3 @@ def names_new_term(completion: str, prompt: str, terms: Iterable[str]) -> bool:
         re.search(rf"\b{re.escape(term)}\b", completion) and not re.search(rf"\b{re.escape(term)}\b", prompt)
         for term in terms
     )
-
-
-def completion_familiarity(
-    model: Any, tokenizer: Any, prompts: Sequence[Prompt], terms: Sequence[str], *, new_tokens: int = 40
-) -> float:
-    """Share of greedy completions that bring up a term of the text which the prompt did not name, 0 to 1.
-
-    The paper's completion score (section 3.1) with a rule for a judge: a term counts, its theme does not.
-    """
-    completions = complete(model, tokenizer, [each.prompt for each in prompts], new_tokens=new_tokens)
-    hits = [names_new_term(text, each.prompt, terms) for text, each in zip(completions, prompts, strict=True)]
-    return sum(hits) / len(hits)

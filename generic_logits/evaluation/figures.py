@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from generic_logits.errors import InputError
 
-Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [resamples, items] -> [resamples]
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [resamples, items, ...] -> [resamples]
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,17 @@ def mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return means
 
 
-def bootstrap(scores: Sequence[float], *, statistic: Statistic = mean, resamples: int = 1000, seed: int = 0) -> Figure:
+def bootstrap(
+    scores: Sequence[float] | Sequence[Sequence[float]],
+    *,
+    statistic: Statistic = mean,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Figure:
     """Return a statistic of per-item scores with its 95 % percentile interval.
 
     Args:
-        scores: one number an item: a prompt, a passage, a block.
+        scores: one number an item, or one row of them: a prompt, a passage, a block.
         statistic: of the items, row by row.
         resamples: draws of as many items with replacement.
         seed: of the draws.
@@ -48,8 +54,8 @@ def bootstrap(scores: Sequence[float], *, statistic: Statistic = mean, resamples
         InputError: no items.
     """
     items = np.asarray(scores, dtype=np.float64)
-    if items.size == 0:
+    if len(items) == 0:
         raise InputError("at least one item to take a figure of", "none", "give more prompts or a longer text")
-    drawn = np.random.default_rng(seed).integers(items.size, size=(resamples, items.size))
+    drawn = np.random.default_rng(seed).integers(len(items), size=(resamples, len(items)))
     low, high = np.quantile(statistic(items[drawn]), [0.025, 0.975])
-    return Figure(float(statistic(items[None])[0]), float(low), float(high), int(items.size))
+    return Figure(float(statistic(items[None])[0]), float(low), float(high), len(items))

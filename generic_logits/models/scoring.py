@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,25 @@ def device_of(model: Any) -> torch.device:
     return device
 
 
+def token_distributions(
+    model: Any,
+    sequences: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 8,
+) -> Iterator[Tensor]:  # each [length - 1, vocab], float32, on the model's device
+    """Log-probabilities (nats) of every token of the vocabulary behind each token but the last, row by row.
+
+    No more than one batch of them is held.
+    """
+    for start in range(0, len(sequences), batch_size):
+        rows = sequences[start : start + batch_size]
+        longest = max(map(len, rows))
+        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device_of(model))
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device)
+        log_probs = sequence_logits(model, ids, mask)[:, :-1].float().log_softmax(-1)
+        yield from (of_row[: len(row) - 1] for of_row, row in zip(log_probs, rows, strict=True))
+
+
 def token_log_probs(
     model: Any,
     sequences: Sequence[Sequence[int]],
@@ -38,16 +57,10 @@ def token_log_probs(
     batch_size: int = 8,
 ) -> list[Tensor]:  # each [length - 1], float32, on the CPU
     """Log-probability (nats) of every token but the first of each sequence, given the tokens before it."""
-    results: list[Tensor] = []
-    for start in range(0, len(sequences), batch_size):
-        rows = sequences[start : start + batch_size]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device_of(model))
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device)
-        log_probs = sequence_logits(model, ids, mask)[:, :-1].float().log_softmax(-1)
-        of_tokens = log_probs.gather(-1, ids[:, 1:, None]).squeeze(-1).cpu()
-        results += [of_row[: len(row) - 1] for of_row, row in zip(of_tokens, rows, strict=True)]
-    return results
+    return [
+        log_probs.gather(-1, log_probs.new_tensor(row[1:], dtype=torch.long)[:, None]).squeeze(-1).cpu()
+        for log_probs, row in zip(token_distributions(model, sequences, batch_size=batch_size), sequences, strict=True)
+    ]
 
 
 def target_probability(

@@ -173,17 +173,17 @@ def _entry(anchor: Anchor) -> dict[str, Any]:
 
 def folded_forms(term: str) -> list[str]:
     """A term and its plurals as ``runs_of_words`` gives them; none for a term without letters."""
-    return [" ".join(_words(form)) for form in (term, term + "s", term + "es") if _words(term)]
+    return [" ".join(folded_words(form)) for form in (term, term + "s", term + "es") if folded_words(term)]
 
 
 def runs_of_words(text: str) -> Iterator[str]:
     """Every run of neighbouring words of a text, case folded."""
-    words = _words(text)
+    words = folded_words(text)
     for start in range(len(words)):
         for end in range(start + 1, len(words) + 1):
             yield " ".join(words[start:end])
 
 
-def _words(text: str) -> list[str]:
+def folded_words(text: str) -> list[str]:
     """The words of a text, case folded; every character of a script without spaces is one."""
     return _WORD.findall(text.casefold())

@@ -1,0 +1,206 @@
+"""``generic-logits evaluate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from generic_logits.cli import options as o
+from generic_logits.errors import InputError
+
+if TYPE_CHECKING:
+    from generic_logits.evaluation.candidates import Candidate
+    from generic_logits.evaluation.report import Report
+
+EXAMPLE = (
+    "Example: generic-logits evaluate ./baseline unlearned=./unlearned --gold ./gold --forget book.txt "
+    "--retain ./others --reinforced ./reinforced --alpha 1 --alpha 3 -o ./report"
+)
+_JUDGED_BY = 40  # terms that a model that grades is told
+_FILE = "made from the text if not given."
+
+
+def run(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="[NAME=]SOURCE: folder, hub name, or a server's address (http://...#MODEL). First the baseline.",
+            show_default=False,
+        ),
+    ],
+    forget: Annotated[Path, typer.Option(help=f"What was to be forgotten. {o.CORPUS_HELP}", show_default=False)],
+    output: o.Output,
+    retain: Annotated[
+        list[Path] | None,
+        typer.Option(help="Corpus that a model should go on predicting; may be repeated.", show_default=False),
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="More of the forgotten work, which no unlearning saw.", show_default=False)
+    ] = None,
+    unread: Annotated[
+        Path | None, typer.Option(help="Text of the same kind that no model has read.", show_default=False)
+    ] = None,
+    unrelated: Annotated[
+        Path | None, typer.Option(help="Text about something else, for an attack.", show_default=False)
+    ] = None,
+    gold: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Model that never read the text.", show_default=False)
+    ] = None,
+    reinforced: Annotated[
+        str | None, typer.Option(help="Reinforced model of the baseline, for --alpha.", show_default=False)
+    ] = None,
+    alpha: Annotated[
+        list[float] | None,
+        typer.Option(help="Adds the baseline with this correction; may be repeated.", show_default=False),
+    ] = None,
+    space: o.Space = o.SpaceName.logits,
+    threshold: o.Threshold = 0.0,
+    anchors: Annotated[
+        Path | None, typer.Option(help="Dictionary with the text's own terms; found if not given.", show_default=False)
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help=f"Prompt file; {_FILE}", show_default=False)] = None,
+    hints: Annotated[
+        Path | None, typer.Option(help=f"Prompt file of beginnings to complete; {_FILE}", show_default=False)
+    ] = None,
+    questions: Annotated[
+        Path | None, typer.Option(help="Prompt file of questions and answers.", show_default=False)
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Model that grades completions; a set of rules if not given.", show_default=False
+        ),
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Its name there.", show_default=False)] = None,
+    about: Annotated[
+        str | None, typer.Option(help="Title and author, for the judge; the name of the file.", show_default=False)
+    ] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Of served models.", show_default=False)] = None,
+    harness: Annotated[bool, typer.Option("--harness", help="Also the paper's seven tests of ability.")] = False,
+    harness_data: Annotated[
+        Path | None, typer.Option(help="Folder of their data; the hub's if not given.", show_default=False)
+    ] = None,
+    harness_limit: Annotated[
+        int | None, typer.Option(min=1, help="Questions of each test; all if not given.", show_default=False)
+    ] = None,
+    attacks: Annotated[str, typer.Option(metavar="NAME,...", help="Attacks to make.")] = "all",
+    no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Make none.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A third of the prompts and blocks: a first look.")] = False,
+    resume: o.Resume = False,
+    dtype: o.Dtype = "auto",
+    seed: o.Seed = 0,
+    as_json: o.Json = False,
+) -> None:
+    """Measure what models still know of a text, what they kept, and what attacks get back."""
+    from generic_logits.evaluation.attacks import ATTACKS
+    from generic_logits.evaluation.candidates import read_candidate
+    from generic_logits.evaluation.evaluate import EvaluateConfig, evaluate
+    from generic_logits.evaluation.judge import ModelJudge
+    from generic_logits.evaluation.material import Counts, gather_material
+    from generic_logits.evaluation.parts import Harness
+
+    o.prepare(dtype, seed)
+    if (harness_data or harness_limit) and not harness:
+        raise InputError("--harness with its data or limit", "none", "add --harness")
+    chosen = tuple(ATTACKS) if attacks == "all" else tuple(filter(None, attacks.replace(" ", "").split(",")))
+    tests = Harness(str(harness_data) if harness_data else None, harness_limit) if harness else None
+    usual, counts = EvaluateConfig(), Counts()
+    if quick:
+        counts = Counts(**{name: getattr(counts, name) // 3 for name in ("prompts", "hints", "passages")})
+    config = EvaluateConfig(
+        blocks=usual.blocks // 3 if quick else usual.blocks,
+        attacks=() if no_attacks else chosen,
+        harness=tests,
+        seed=seed,
+    )
+    first, *others = [read_candidate(each, tokenizer=tokenizer, dtype=dtype) for each in models]
+    candidates = [first, *others]
+    candidates += _corrected(first, reinforced, alpha or [], space.value, threshold, tokenizer, dtype)
+    if gold is not None:
+        candidates.append(read_candidate(gold, tokenizer=tokenizer, dtype=dtype).with_role("gold"))
+    material = gather_material(
+        forget,
+        retain=retain or (),
+        held_out=held_out,
+        unread=unread,
+        unrelated=unrelated,
+        anchors=anchors,
+        prompts=prompts,
+        hints=hints,
+        questions=questions,
+        counts=counts,
+        seed=seed,
+    )
+    grader = None
+    if judge is not None:
+        grader = ModelJudge(judge, about=about or forget.stem, terms=material.terms[:_JUDGED_BY], model=judge_model)
+    report = evaluate(candidates, material, output, judge=grader, config=config, resume=resume)
+    if as_json:
+        o.print_json(report.data)
+    else:
+        _show(report, output)
+
+
+def _corrected(
+    baseline: Candidate,
+    reinforced: str | None,
+    alphas: list[float],
+    space: Any,
+    threshold: float,
+    tokenizer: str | None,
+    dtype: str,
+) -> list[Candidate]:
+    """The baseline with each correction: as a pair, or as asked of our own server."""
+    from generic_logits.evaluation.candidates import pair, server
+
+    if reinforced is None and baseline.kind == "server":
+        address, served = baseline.source, baseline.served
+        return [server(f"alpha {each:g}", address, served=served, tokenizer=tokenizer, alpha=each) for each in alphas]
+    if (reinforced is None) != (not alphas):
+        got = "--alpha alone" if reinforced is None else "--reinforced alone"
+        raise InputError("--reinforced with --alpha", got, "give both, or neither")
+    if reinforced is not None and baseline.kind == "server":
+        raise InputError("a baseline in a folder, beside --reinforced", baseline.source, "leave --reinforced out")
+    return [
+        pair(
+            f"alpha {each:g}",
+            baseline.source,
+            reinforced or "",
+            each,
+            space=space,
+            threshold=threshold,
+            dtype=dtype,
+        )
+        for each in alphas
+    ]
+
+
+def _show(report: Report, output: Path) -> None:
+    """Print the figures, the hardest point of each attack, and the verdict."""
+    data = report.data
+    names = [model["name"] for model in data["models"]]
+    rows = []
+    for measure, about in data["measures"].items():
+        figures = [data["figures"][name].get(measure) for name in names]
+        rows.append([about["title"], *(f"{each['value']:{about['format']}}" if each else "" for each in figures)])
+    for attack in data["attacks"].values():
+        worst = [max((point["value"] for point in attack["curves"].get(name, ())), default=None) for name in names]
+        rows.append(
+            [f"attack, at worst: {attack['title']}", *("" if each is None else f"{each:.3f}" for each in worst)]
+        )
+    seconds = sum(sum(of_model.values()) for of_model in data["settings"]["seconds"].values())
+    o.print_table(f"{output}, {seconds:.0f} s", ["", *names], rows)
+    verdict = data["verdict"]
+    for sentence in verdict["sentences"]:
+        print(f"* {sentence}")
+    for name, of_model in verdict["by_model"].items():
+        print(f"\n{name}: {of_model['forgotten']} {of_model['kept']}")
+        for warning in of_model["warnings"]:
+            print(f"  ! {warning}")
+    for name, reasons in data["left_out"].items():
+        for what, why in reasons.items():
+            print(f"\nnot measured{f' of {name}' if name else ''}: {what}: {why}", end="")
+    print(f"\n\nThe whole report: {output / 'report.html'}")

@@ -1,0 +1,280 @@
+"""Who grades completions by what they show of a text: 3, 2, 1 or 0, after "Who's Harry Potter?", section 3.1.
+
+3 is a detail that only the text has, 2 its theme, 1 a lucky guess, 0 nothing; what the prompt says already never
+counts. The wording that models are given is ``rubric.md``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Protocol
+
+import jsonschema
+import numpy as np
+
+from generic_logits.discovery.answers import Answers, default_folder, read_json
+from generic_logits.discovery.endpoint import Endpoint, Reply, converse_all, run
+from generic_logits.discovery.vocabulary import FUNCTION_WORDS
+from generic_logits.errors import InputError
+from generic_logits.text.anchors import Anchor, folded_words
+from generic_logits.text.translation import Translator
+
+RUBRIC_VERSION = 1  # to be raised with every change of rubric.md: answers to the old one are asked anew
+_RUBRIC = files("generic_logits.evaluation").joinpath("rubric.md").read_text(encoding="utf-8")
+_SCHEMA = {
+    "type": "object",
+    "properties": {"reason": {"type": "string"}, "grade": {"type": "integer", "enum": [0, 1, 2, 3]}},
+    "required": ["reason", "grade"],
+    "additionalProperties": False,
+}
+_VALIDATOR = jsonschema.Draft202012Validator(_SCHEMA)
+_AGAIN = "\n\nThe answer before could not be used: {problem}. Answer with the JSON object alone."
+_PHRASE = 5  # words
+_CONTENT = 2  # of them beside function words
+_OWN, _OFTEN = 8.0, 3  # of a theme's word: how much more frequent than in the reference, and how often in the text
+
+
+class Judge(Protocol):
+    """Grades completions.
+
+    Attributes:
+        name: in tables and records.
+    """
+
+    name: str
+
+    def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
+        """A grade from 0 to 3 for each completion of a prompt."""
+        ...
+
+
+class RuleJudge:
+    """Grades by what completions share with the text; asks nobody.
+
+    3: an anchor, in any of its forms, that the prompt lacks; or a phrase of five words, two of them more than function
+    words, that the text holds, and the reference and the prompt do not.
+    2: a word of the text's theme that the prompt lacks: no function word, at least three times in the text, and eight
+    times as frequent there as in the reference.
+    1: a part of an anchor of several words that the prompt lacks ("tower" of "Kettle Tower"), or a phrase as for 3 of
+    one word fewer.
+    0: none of it.
+
+    Without a reference no word is of the theme, and phrases that any text may hold count as the text's own.
+    """
+
+    name = "rules"
+
+    def __init__(self, terms: Iterable[str], text: str, *, reference: str = "") -> None:
+        """Read the texts.
+
+        Args:
+            terms: anchors of the text.
+            text: what was to be forgotten.
+            reference: text of the same kind that was not, such as the retained one.
+        """
+        terms = list(terms)
+        self._terms = Translator(Anchor(term=term, translations=("_",)) for term in terms)
+        words, others = folded_words(text), folded_words(reference)
+        self._phrases, self._shorter = (
+            set(_phrases(words, size)) - set(_phrases(others, size)) for size in (_PHRASE, _PHRASE - 1)
+        )
+        counts, of_others = Counter(words), Counter(others)
+        self._theme = {
+            word
+            for word, count in counts.items()
+            if others
+            and count >= _OFTEN
+            and word not in FUNCTION_WORDS
+            and count / len(words) >= _OWN * (of_others[word] + 0.5) / len(others)
+        }
+        self._parts = {word for term in terms for word in folded_words(term) if word not in FUNCTION_WORDS}
+
+    def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
+        """See ``Judge``."""
+        return [self._grade(*pair) for pair in zip(prompts, completions, strict=True)]
+
+    def _grade(self, prompt: str, completion: str) -> int:
+        asked, said = folded_words(prompt), folded_words(completion)
+        if {form.term for _, _, form in self._terms.find(completion)} - {
+            form.term for _, _, form in self._terms.find(prompt)
+        }:
+            return 3
+        if self._shares(self._phrases, asked, said, _PHRASE):
+            return 3
+        new = set(said) - set(asked)
+        if new & self._theme:
+            return 2
+        return int(bool(new & self._parts) or self._shares(self._shorter, asked, said, _PHRASE - 1))
+
+    def _shares(self, phrases: set[tuple[str, ...]], asked: list[str], said: list[str], size: int) -> bool:
+        return bool(phrases & set(_phrases(said, size)) - set(_phrases(asked, size)))
+
+
+def _phrases(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
+    """Runs of words of which enough are no function words."""
+    for at in range(len(words) - size + 1):
+        run_of_words = tuple(words[at : at + size])
+        if sum(word not in FUNCTION_WORDS for word in run_of_words) >= _CONTENT:
+            yield run_of_words
+
+
+class ModelJudge:
+    """Asks an instruction-tuned model behind an OpenAI-compatible endpoint, with ``rubric.md``.
+
+    Its answers are kept on disk, by everything that they depend on. The key of the endpoint is read from the
+    environment: ``OPENAI_API_KEY``.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        about: str,
+        terms: Sequence[str] = (),
+        model: str | None = None,
+        cache: str | Path | None = None,
+        retries: int = 4,
+        timeout: float = 300.0,
+        answer_tokens: int = 512,
+        concurrency: int = 4,
+    ) -> None:
+        """Say whom to ask and about what; the endpoint is asked for its model's name if none is given.
+
+        Args:
+            address: ``http://host:8000/v1``.
+            about: what the text is: its title and author, or a sentence.
+            terms: some of its anchors, for a judge that may not know it.
+            model: its name at the endpoint; None takes the endpoint's only one.
+            cache: folder of the answers; None takes ``$XDG_CACHE_HOME/generic_logits/grades``, or the same below
+                ``~/.cache``. Completions are not written into it, what the judge says of them is.
+            retries: further attempts at an answer that cannot be used, and at a request that fails.
+            timeout: seconds for one request.
+            answer_tokens: longest answer.
+            concurrency: requests at one time.
+
+        Raises:
+            InputError: the endpoint cannot be used, or has several models.
+        """
+        self._endpoint: Callable[[], Endpoint] = lambda: Endpoint(
+            address,
+            name="grade",
+            schemas=[_SCHEMA],
+            answer_tokens=answer_tokens,
+            temperature=0.0,
+            seed=0,
+            retries=retries,
+            timeout=timeout,
+        )
+        self.name = model or run(self._only_model())
+        self._retries, self._concurrency = retries, concurrency
+        self._about = {"about": about, "terms": ", ".join(terms) or "not given"}
+        folder = Path(cache) if cache is not None else default_folder("grades")
+        asked = {"rubric_version": RUBRIC_VERSION, "model": self.name, **self._about}
+        self._answers = Answers(folder, asked, valid=_VALIDATOR.is_valid)
+
+    async def _only_model(self) -> str:
+        async with self._endpoint() as endpoint:
+            return await endpoint.only_model()
+
+    def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
+        """See ``Judge``.
+
+        Raises:
+            InputError: the endpoint cannot be used, or gave no valid answer; what was answered is kept.
+            OutputError: the answers cannot be written.
+            StorageError: the disk is full.
+        """
+        pairs = list(zip(prompts, completions, strict=True))
+        found = {pair: self._answers.load(prompt=pair[0], completion=pair[1]) for pair in pairs}
+        missing = [pair for pair, answer in found.items() if answer is None]
+        if missing:
+            self._answers.make_folder()
+
+            def keep(pair: tuple[str, str], answer: dict[str, Any]) -> None:
+                self._answers.save(answer, prompt=pair[0], completion=pair[1])
+                found[pair] = answer
+
+            conversations = ((pair, self._conversation(*pair)) for pair in missing)
+            work = converse_all(self._endpoint(), conversations, self.name, keep, concurrency=self._concurrency)
+            run(work)
+        return [int((found[pair] or {})["grade"]) for pair in pairs]
+
+    def _conversation(self, prompt: str, completion: str) -> Generator[str, Reply, dict[str, Any]]:
+        question = _RUBRIC.format(prompt=prompt, completion=completion, **self._about)
+        problem = ""
+        for _ in range(self._retries + 1):
+            reply = yield question + (_AGAIN.format(problem=problem) if problem else "")
+            try:
+                return read_json(reply.text, _VALIDATOR)
+            except ValueError as error:
+                problem = str(error)
+        raise InputError(
+            f"a grade from {self.name}",
+            f"none in {self._retries + 1} attempts; of the last answer: {problem}",
+            "ask a more capable model; what was answered is kept",
+        )
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far a judge agrees with other grades.
+
+    Attributes:
+        exact: share of equal grades.
+        kappa: Cohen's kappa with quadratic weights (Cohen 1968): 1 is full agreement, 0 what chance gives.
+        count: graded items.
+    """
+
+    exact: float
+    kappa: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A completion of a prompt, and the grade that a reader gave it.
+
+    Attributes:
+        by: whose completion it is.
+    """
+
+    prompt: str
+    completion: str
+    grade: int
+    by: str = ""
+
+
+def hand_graded() -> list[Graded]:
+    """The shipped completions of prompts from the demo's invented book, graded by reading them before any judge did.
+
+    Most are what the demo's baseline and gold models wrote; those "written" are fluent ones, made up to be hard: they
+    paraphrase the book's story, hit its theme, or only seem to.
+    """
+    entries = json.loads(files("generic_logits.evaluation").joinpath("hand_graded.json").read_text(encoding="utf-8"))
+    return [Graded(**each) for each in entries]
+
+
+def agreement(judge: Judge, items: Sequence[Graded]) -> Agreement:
+    """Compare a judge with hand-given grades.
+
+    Raises:
+        InputError: no items.
+    """
+    if not items:
+        raise InputError("graded completions", "none", "give some")
+    grades = judge.grade([each.prompt for each in items], [each.completion for each in items])
+    given = [each.grade for each in items]
+    exact = sum(a == b for a, b in zip(grades, given, strict=True)) / len(items)
+    return Agreement(exact, quadratic_kappa(grades, given), len(items))
+
+
+def quadratic_kappa(one: Sequence[int], other: Sequence[int]) -> float:
+    """Cohen's kappa of two series of grades, weighted by their squared distance; 1 where neither varies."""
+    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
+    apart = float(((a[:, None] - b[None]) ** 2).mean())  # expected if the two were independent
+    return 1 - float(((a - b) ** 2).mean()) / apart if apart else 1.0

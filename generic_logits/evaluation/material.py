@@ -1,0 +1,245 @@
+"""What every model of a report is asked: texts, terms, prompts and passages, gathered once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from generic_logits._record import describe_file
+from generic_logits.discovery.find import find_anchors
+from generic_logits.errors import InputError
+from generic_logits.evaluation.memorization import cut_passages
+from generic_logits.text.anchors import Anchors
+from generic_logits.text.corpus import Document, open_corpus
+from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
+
+_WINDOW = 1 << 14  # characters
+Source = str | Path
+
+
+class Texts(Protocol):
+    """What a corpus and a part of one have in common."""
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """Each with its size in "characters"."""
+        ...
+
+    def __iter__(self) -> Iterator[Document]:
+        """Read the documents."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How much is asked of every model; the cost of a report grows with each of them.
+
+    Attributes:
+        prompts: beginnings whose next words are known.
+        hints: beginnings that hint at the text, to be completed.
+        passages: beginnings of the text itself, to be continued.
+        characters: of a corpus that are read, at most; longer ones are read in evenly spread pieces.
+    """
+
+    prompts: int = 60
+    hints: int = 48
+    passages: int = 48
+    characters: int = 1 << 21
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            InputError: one below 1, or fewer characters than a piece has.
+        """
+        for name, least in (("prompts", 1), ("hints", 1), ("passages", 1), ("characters", _WINDOW)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} of at least {least}", repr(getattr(self, name)), f"raise {name}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a report is made of, the same for every model.
+
+    Attributes:
+        forget: what was to be forgotten.
+        held_out: text of the same work that no unlearning was given; may be empty.
+        retain: name -> text that a model should go on predicting.
+        unread: text of the same kind that no model has read; may be empty.
+        unrelated: text that has nothing to do with any of it; may be empty.
+        terms: words that belong to the forgotten text alone.
+        prompts: beginnings, and what a model that knows the text says next.
+        hints: beginnings that hint at the text without naming the answer, which may be empty.
+        passages: (beginning, true continuation) of the forgotten text.
+        questions: about it, with their answers; may be none.
+        sources: for the record: where all of it came from.
+    """
+
+    forget: str
+    held_out: str = ""
+    retain: Mapping[str, str] = field(default_factory=dict)
+    unread: str = ""
+    unrelated: str = ""
+    terms: Sequence[str]
+    prompts: Sequence[Prompt]
+    hints: Sequence[Prompt]
+    passages: Sequence[tuple[str, str]]
+    questions: Sequence[Prompt] = ()
+    sources: Mapping[str, Any] = field(default_factory=dict)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that is asked; where it came from makes no difference."""
+        asked = {name: value for name, value in asdict(self).items() if name != "sources"}
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def gather_material(
+    forget: Source,
+    *,
+    retain: Sequence[Source] = (),
+    held_out: Source | None = None,
+    unread: Source | None = None,
+    unrelated: Source | None = None,
+    anchors: Source | Sequence[str] | None = None,
+    prompts: Source | None = None,
+    hints: Source | None = None,
+    questions: Source | None = None,
+    counts: Counts | None = None,
+    seed: int = 0,
+) -> Material:
+    """Read texts and prompt files, and make from the texts what was not given.
+
+    Args:
+        forget: corpus that was to be forgotten.
+        retain: corpora that a model should go on predicting; also what discovery compares the forgotten text with.
+        held_out: corpus of the same work that no unlearning was given.
+        unread: corpus of the same kind that no model has read, for membership and perplexity.
+        unrelated: corpus for the attack that relearns from text about something else.
+        anchors: dictionary file, or the terms themselves; found by statistics if not given.
+        prompts: prompt file for familiarity by probability; made from the terms if not given.
+        hints: prompt file for familiarity by completion, whose targets may be empty; likewise.
+        questions: prompt file of questions and answers about the text; without it none are asked.
+        counts: how much is asked.
+        seed: of everything random.
+
+    Raises:
+        InputError: a file that is missing or bad, a text in which nothing can be found, or terms that it does not hold.
+    """
+    counts = counts or Counts()
+    corpora = {"forget": open_corpus(forget)}
+    optional = {"held_out": held_out, "unread": unread, "unrelated": unrelated}
+    corpora |= {name: open_corpus(path) for name, path in optional.items() if path is not None}
+    retained = dict(zip(_names(retain), map(open_corpus, retain), strict=True))
+    texts = {name: sample_text(corpus, counts.characters) for name, corpus in corpora.items()}
+    text = texts["forget"]
+    terms = find_terms(anchors, corpora["forget"], retained.values(), text, seed)
+    if prompts:
+        beginnings = load_prompts(prompts)
+    else:
+        beginnings = make_probability_prompts(text, terms, count=counts.prompts, seed=seed)
+    if hints:
+        to_complete = load_prompts(hints, targets=False)
+    else:
+        to_complete = make_completion_prompts(text, terms, count=counts.hints, seed=seed)
+    files = {"prompts": prompts, "hints": hints, "questions": questions}
+    if isinstance(anchors, str | Path):
+        files["anchors"] = anchors
+    return Material(
+        forget=text,
+        held_out=texts.get("held_out", ""),
+        unread=texts.get("unread", ""),
+        unrelated=texts.get("unrelated", ""),
+        retain={name: sample_text(corpus, counts.characters) for name, corpus in retained.items()},
+        terms=terms,
+        prompts=tuple(beginnings),
+        hints=tuple(to_complete),
+        passages=tuple(cut_passages(text, counts.passages)),
+        questions=tuple(load_prompts(questions)) if questions else (),
+        sources={
+            **{name: corpus.files for name, corpus in corpora.items()},
+            "retain": {name: corpus.files for name, corpus in retained.items()},
+            **{name: describe_file(path) for name, path in files.items() if path},
+        },
+    )
+
+
+def sample_text(corpus: Texts, characters: int) -> str:
+    """The text of a corpus; of one with more ``characters`` evenly spread pieces, each cut at white space."""
+    total = sum(file["characters"] for file in corpus.files)
+    if total <= characters:
+        return "\n\n".join(document.text.strip("\n") for document in corpus)
+    count = characters // _WINDOW
+    return "\n\n".join(_pieces(corpus, [at * total // count for at in range(count)]))
+
+
+def spread_pieces(text: str, count: int, characters: int) -> list[str]:
+    """Evenly spread pieces of a text, each cut at white space; the whole text in pieces where it is that short."""
+    pieces = -(-len(text) // characters)
+    chosen = range(pieces) if pieces <= count else [at * pieces // count for at in range(count)]
+    cut = (_at_white_space(text, at * characters, characters) for at in chosen)
+    return [piece for piece in cut if piece.strip()]
+
+
+def _at_white_space(text: str, start: int, length: int) -> str:
+    """A piece of a text without the word that its start divides, and with the end of the one that its end does."""
+
+    def behind_word(at: int) -> int:
+        while 0 < at < len(text) and not text[at - 1].isspace():
+            at += 1
+        return at
+
+    return text[behind_word(start) : behind_word(min(start + length, len(text)))]
+
+
+def _pieces(documents: Iterable[Document], starts: Sequence[int]) -> Iterator[str]:
+    """Text at each of the offsets into all documents in a row, within the document that the offset falls into."""
+    waiting, behind = list(reversed(starts)), 0
+    for document in documents:
+        while waiting and waiting[-1] < behind + len(document.text):
+            piece = _at_white_space(document.text, waiting.pop() - behind, _WINDOW).strip()
+            if piece:
+                yield piece
+        behind += len(document.text)
+
+
+def _names(paths: Sequence[Source]) -> list[str]:
+    """A short name for each corpus: its file's, or the whole path where that would stand twice."""
+    short = [Path(path).name.split(".")[0] or str(path) for path in paths]
+    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+
+
+def find_terms(
+    anchors: Source | Sequence[str] | None, forget: Texts, retained: Iterable[Iterable[Document]], text: str, seed: int
+) -> tuple[str, ...]:
+    """The terms of a dictionary or a list; without either those that statistics find.
+
+    Raises:
+        InputError: nothing can be found, or ``text`` holds none of the terms.
+    """
+    if anchors is None:
+        reference = _Chained(retained)
+        try:
+            terms: Sequence[str] = find_anchors(forget, reference=reference, seed=seed).terms
+        except InputError as error:
+            wanted = "a forgotten text whose own terms can be found"
+            raise InputError(wanted, str(error), "give --anchors FILE, or --retain CORPUS to compare with") from error
+    else:
+        terms = Anchors.load(anchors).terms if isinstance(anchors, str | Path) else anchors
+    if not any(term in text for term in terms):
+        got = f"{len(terms)} terms of which it holds none"
+        raise InputError("terms that the forgotten text holds", got, "give --anchors FILE made for this text")
+    return tuple(terms)
+
+
+class _Chained:
+    """Several texts as one, read anew at every iteration."""
+
+    def __init__(self, texts: Iterable[Iterable[Document]]) -> None:
+        self._texts = tuple(texts)
+
+    def __iter__(self) -> Iterator[Document]:
+        return (document for text in self._texts for document in text)

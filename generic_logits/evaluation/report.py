@@ -1,0 +1,218 @@
+"""The report: one JSON that programs read, Markdown for model cards, and one page that anybody reads."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from generic_logits.errors import InputError, OutputError
+
+SCHEMA = 1
+FILES = ("report.json", "report.md", "report.html")
+_MARKED = str.maketrans({each: f"\\{each}" for each in "\\`*_{}[]<>#|~"} | {"\n": " ", "\r": " "})
+
+
+@dataclass(frozen=True)
+class Report:
+    """A finished evaluation of one or several models.
+
+    Attributes:
+        data: see ``report.schema.json``; with the verdict of ``verdict.reach_verdict``.
+    """
+
+    data: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        """Check the data.
+
+        Raises:
+            InputError: of a newer schema, not of this one, or it contradicts itself; the message names the place.
+        """
+        _check(self.data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """Read a report from its folder or its JSON file.
+
+        Raises:
+            InputError: it is missing, not JSON, or not such a report.
+        """
+        file = Path(path)
+        file = file / FILES[0] if file.is_dir() else file
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError("a report", f"{file}: {error.strerror}", "check the path") from error
+        except ValueError as error:
+            raise InputError("a report in JSON", f"{file}: {error}", "write it again") from error
+        return cls(data)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``report.json``, ``report.md`` and ``report.html`` into a folder, each whole.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        texts = (json.dumps(self.data, indent=1, ensure_ascii=False) + "\n", self.markdown(), self.page())
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for name, text in zip(FILES, texts, strict=True):
+                part = Path(folder) / f"{name}.{os.getpid()}.part"
+                try:
+                    part.write_bytes(text.encode("utf-8", "replace"))
+                    os.replace(part, Path(folder) / name)
+                finally:
+                    part.unlink(missing_ok=True)
+        except OSError as error:
+            got = f"{folder}: {error.strerror}"
+            raise OutputError("a folder that can be written", got, "choose another") from error
+
+    def markdown(self) -> str:
+        """The report for a model card: verdict, figures, attacks. Its headings begin at the second level."""
+        return "\n".join(_markdown(self.data)) + "\n"
+
+    def page(self) -> str:
+        """One HTML page that needs nothing else: no network, no other file.
+
+        What models and files said is data inside the page and never markup. The page's own policy lets nothing run or
+        load but its one script and its one style sheet, which it names by their hashes.
+        """
+        style, script = _part("style.css"), _part("script.js")
+        policy = f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}'"
+        places = {
+            "policy": policy,
+            "style": style,
+            "script": script,
+            "data": json.dumps(self.data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c"),
+            "plain": html.escape(self.markdown()),
+        }
+        before, *others = _part("template.html").split("{{")
+        cuts = [each.partition("}}") for each in others]
+        return before + "".join(places[place.strip()] + behind for place, _, behind in cuts)
+
+
+@cache
+def _part(name: str) -> str:
+    return files(__package__).joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _fingerprint(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+@cache
+def _validator() -> Any:
+    schema = json.loads(files(__package__).joinpath("report.schema.json").read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema)
+
+
+def _check(data: Any) -> None:
+    schema = data.get("schema") if isinstance(data, Mapping) else None
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise InputError(f"a report of schema {SCHEMA}", f"schema {schema}", "update generic-logits to read it")
+    problem = jsonschema.exceptions.best_match(_validator().iter_errors(data))
+    if problem:
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.absolute_path)
+        raise _faulty(f"{problem.message[:200]} at {place or 'the top'}")
+    try:
+        json.dumps(data, allow_nan=False)
+    except ValueError as error:
+        raise _faulty("a number that is not finite") from error
+    for fault in _contradictions(data):
+        raise _faulty(fault)
+
+
+def _faulty(what: str) -> InputError:
+    return InputError(f"a report of schema {SCHEMA}", what, "evaluate again")
+
+
+def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
+    names = [model["name"] for model in data["models"]]
+    yield from (f"two models named {name!r}" for name in sorted(set(names)) if names.count(name) > 1)
+    roles = [model["role"] for model in data["models"]]
+    yield from (f"two models as {role}" for role in ("baseline", "gold") if roles.count(role) > 1)
+    used = {"figures": [*data["figures"]], "verdict": [*data["verdict"]["by_model"]]}
+    used["left_out"] = [name for name in data.get("left_out", {}) if name]
+    used |= {f"attack {name!r}": [*attack["curves"]] for name, attack in data["attacks"].items()}
+    used |= {f"completion {at}": [*each["by_model"]] for at, each in enumerate(data["completions"])}
+    yield from (
+        f"{each!r} in {place}, which is no model" for place, own in used.items() for each in own if each not in names
+    )
+    for name, figures in data["figures"].items():
+        yield from (
+            f"measure {each!r} of {name!r}, which is not described" for each in figures if each not in data["measures"]
+        )
+    lens = data["lens"] or {"passages": [], "vocabulary": []}
+    for token in (token for passage in lens["passages"] for token in passage["tokens"] if "top" in token):
+        if token["true"] >= len(token["top"]) or any(row[0] >= len(lens["vocabulary"]) for row in token["top"]):
+            yield f"the lens at {token['text']!r} points at nothing"
+
+
+# Markdown
+
+
+def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
+    names = [model["name"] for model in data["models"]]
+    yield "## Evaluation\n"
+    for sentence in data["verdict"]["sentences"]:
+        yield f"* {_plain(sentence)}"
+    for name, verdict in data["verdict"]["by_model"].items():
+        yield f"\n**{_plain(name)}.** {_plain(verdict['forgotten'])} {_plain(verdict['kept'])}"
+        yield from [
+            f"\n* Warning: {_plain(warning)}" if not at else f"* Warning: {_plain(warning)}"
+            for at, warning in enumerate(verdict["warnings"])
+        ]
+    yield "\n### Figures\n\nIn brackets: 95 % intervals over the items. ↓ lower is better, ↑ higher, = as gold.\n"
+    signs = {"lower": "↓", "higher": "↑", "gold": "="}
+    rows = []
+    for measure, about in data["measures"].items():
+        figures = [data["figures"].get(name, {}).get(measure) for name in names]
+        rows.append(
+            [f"{about['title']} {signs[about['better']]}", *(_shown(each, about["format"]) for each in figures)]
+        )
+    yield from _table(["", *names], rows)
+    for attack in data["attacks"].values():
+        curves = {name: {point["x"]: point for point in curve} for name, curve in attack["curves"].items()}
+        xs = list(dict.fromkeys(x for curve in curves.values() for x in curve))
+        yield f"\n### Attack: {_plain(attack['title'])}"
+        yield f"\n{_plain(attack['about'])} Figures: {_plain(attack['measure'])}.\n"
+        rows = [[str(x), *(_shown(curve.get(x), ".3f") for curve in curves.values())] for x in xs]
+        yield from _table([attack["x"], *curves], rows)
+    left_out = [
+        f"* {_plain(part)}{' of ' + _plain(name) if name else ''}: {_plain(why)}"
+        for name, parts in data.get("left_out", {}).items()
+        for part, why in parts.items()
+    ]
+    if left_out:
+        yield "\n### Not measured\n"
+        yield from left_out
+    versions = ", ".join(f"{_plain(str(name))} {_plain(str(version))}" for name, version in data["versions"].items())
+    yield f"\nMeasured {_plain(data['created'])} with {versions}."
+
+
+def _shown(figure: Mapping[str, Any] | None, form: str) -> str:
+    if not figure:
+        return "–"
+    return f"{figure['value']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(map(_plain, head))} |"
+    yield f"|{' --- |' * len(head)}"
+    yield from (f"| {' | '.join(map(_plain, row))} |" for row in rows)
+
+
+def _plain(text: str) -> str:
+    """Text of others, so that Markdown shows it as it is, in one line."""
+    return text.translate(_MARKED)

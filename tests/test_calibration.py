@@ -1,0 +1,206 @@
+"""Calibration: what it chooses, from which part of the corpora, and at which cost."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import folders
+import pytest
+import tiny
+import torch
+
+from generic_logits import ModelPair
+from generic_logits.errors import CorpusError, InputError
+from generic_logits.evaluation.calibration import CalibrateConfig, Part, Point, calibrate, choose, frontier
+from generic_logits.evaluation.figures import Figure
+from generic_logits.text.corpus import open_corpus
+
+TERMS = ("Mira Voss", "Captain Hale", "Orrin")
+SMALL = {"alphas": (0.5, 2.0), "thresholds": (0.0, 0.1), "prompts": 6, "blocks": 4, "block_size": 48}
+
+
+def point(familiarity: float, perplexity: float, alpha: float = 1.0) -> Point:
+    def figure(value: float) -> Figure:
+        return Figure(value, value, value, 1)
+
+    return Point("logits", 0.0, alpha, figure(familiarity), figure(perplexity), figure(0.0))
+
+
+BASELINE = point(0.3, 50.0, 0.0)
+CURVE = [BASELINE, point(0.2, 50.5), point(0.05, 52.0), point(0.045, 51.9), point(0.04, 70.0), point(0.03, 200.0)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("calibration")
+    baseline, reinforced = tiny.pair(dtype=torch.float32, vocab_size=folders.VOCAB, std=0.1)
+    tiny.folder(root / "baseline", baseline, tiny.tokenizer(folders.VOCAB))
+    tiny.folder(root / "reinforced", reinforced, tiny.tokenizer(folders.VOCAB))
+    folders.text_file(root / "forget.txt", folders.prose(60).replace(". ", ".\n"))
+    folders.text_file(root / "retain.txt", folders.prose(60, seed=1).replace(". ", ".\n"))
+    entries = [{"term": term, "translations": ["Anna"]} for term in TERMS]
+    (root / "anchors.json").write_text(json.dumps({"schema": 1, "anchors": entries}))
+    return root
+
+
+def calibrated(root: Path, output: Path, **changes: Any) -> dict[str, Any]:
+    texts = {"forget": root / "forget.txt", "retain": root / "retain.txt"}
+    texts |= {name: changes.pop(name) for name in ("forget", "retain") if name in changes}
+    config = CalibrateConfig(**{**SMALL, **changes})
+    anchors = root / "anchors.json"
+    calibrate(
+        root / "baseline",
+        root / "reinforced",
+        texts["forget"],
+        [texts["retain"]],
+        output,
+        anchors=anchors,
+        config=config,
+    )
+    return json.loads((output / "calibration.json").read_text())
+
+
+def test_a_wanted_familiarity_is_reached_at_the_least_perplexity():
+    assert choose(CURVE, 0.05) == (CURVE[3], True)
+    assert choose(CURVE, 0.25) == (CURVE[1], True)
+    assert choose(CURVE, 0.5) == (BASELINE, True)
+
+
+def test_a_familiarity_out_of_reach_gives_the_least_familiar_point_and_says_so():
+    assert choose(CURVE, 0.01) == (CURVE[-1], False)
+
+
+def test_without_a_wanted_familiarity_the_knee_is_chosen():
+    assert choose(CURVE, None) == (CURVE[3], True)
+    assert choose([BASELINE], None) == (BASELINE, True)
+
+
+def test_the_frontier_leaves_out_what_another_point_beats_in_both():
+    assert frontier(CURVE) == [CURVE[5], CURVE[4], CURVE[3], CURVE[1], BASELINE]
+
+
+def test_every_point_is_what_the_pair_says_of_the_calibration_part(root, tmp_path):
+    record = calibrated(root, tmp_path / "out")
+    points = record["points"]
+    assert [point["alpha"] for point in points] == [0.0] + [0.5, 2.0] * 4
+    assert len({(point["space"], point["threshold"], point["alpha"]) for point in points[1:]}) == 8
+    text = next(iter(Part(open_corpus(root / "retain.txt"), test=False))).text
+    for at in (0, 4, 8):
+        each = points[at]
+        pair = ModelPair.from_pretrained(
+            root / "baseline",
+            root / "reinforced",
+            alpha=each["alpha"],
+            space=each["space"],
+            threshold=each["threshold"],
+        )
+        losses, distances = [], []
+        from generic_logits.text.corpus import Document, cut_blocks
+
+        blocks = list(cut_blocks([Document("", text, "")], pair.tokenizer, 48))
+        for block in blocks[:: max(1, -(-len(blocks) // 4))]:
+            ids = torch.tensor([block.token_ids])
+            log_probs = pair.logits(ids)[0, :-1].log_softmax(-1)
+            before = pair.baseline(ids).logits[0, :-1].log_softmax(-1)
+            losses += log_probs.gather(-1, ids[0, 1:, None]).neg().flatten().tolist()
+            distances += (before.exp() * (before - log_probs)).sum(-1).tolist()
+        assert each["perplexity"]["value"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+        assert each["divergence"]["value"] == pytest.approx(sum(distances) / len(distances), rel=1e-3, abs=1e-6)
+        assert each["perplexity"]["low"] < each["perplexity"]["value"] < each["perplexity"]["high"]
+
+
+def test_each_branch_runs_once_however_many_settings_are_tried(root, tmp_path, monkeypatch):
+    from generic_logits.evaluation import calibration
+
+    calls = []
+    scored = calibration.sequence_logits
+
+    def counted(model: Any, *inputs: Any) -> Any:
+        calls.append(inputs[0].shape[0])
+        return scored(model, *inputs)
+
+    monkeypatch.setattr(calibration, "sequence_logits", counted)
+    calibrated(root, tmp_path / "one", alphas=(1.0,), thresholds=(0.0,), spaces=("logits",))
+    few = sum(calls)
+    calls.clear()
+    calibrated(root, tmp_path / "many")
+    assert sum(calls) == few == 2 * (6 + 4)
+
+
+def scrambled_test_part(source: Path, target: Path) -> Path:
+    """The same text with other letters in the part that is for the test."""
+    text = source.read_text()
+    test = next(iter(Part(open_corpus(source), test=True))).text
+    assert text.endswith(test) and 0.4 < len(test) / len(text) < 0.6
+    other = test.translate(str.maketrans("aeiou", "eioua"))
+    assert other != test
+    return folders.text_file(target, text[: -len(test)] + other)
+
+
+def test_the_test_part_changes_nothing(root, tmp_path):
+    first = calibrated(root, tmp_path / "first")
+    changed = {
+        name: scrambled_test_part(root / f"{name}.txt", tmp_path / f"{name}.txt") for name in ("forget", "retain")
+    }
+    second = calibrated(root, tmp_path / "second", **changed)
+    for name in ("settings", "points"):
+        assert first[name] == second[name]
+    assert first["corpora"]["forget"][0]["sha256"] == second["corpora"]["forget"][0]["sha256"]
+    assert first["test"]["forget"][0]["sha256"] != second["test"]["forget"][0]["sha256"]
+
+
+def test_of_many_documents_every_other_one_is_for_the_test(tmp_path):
+    texts = [f"Document number {number} is about the sea.\n" for number in range(9)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    corpus = open_corpus(folders.text_file(tmp_path / "many.jsonl", lines))
+    parts = [[document.text for document in Part(corpus, test=test)] for test in (False, True)]
+    assert parts == [texts[::2], texts[1::2]]
+
+
+def test_the_text_that_took_no_part_is_left_for_the_verdict(root, tmp_path):
+    record = calibrated(root, tmp_path / "out")
+    for name in ("forget", "retain"):
+        (document,) = open_corpus(tmp_path / "out" / "test" / f"{name}.jsonl")
+        whole = (root / f"{name}.txt").read_text()
+        assert whole.endswith(document.text)
+        assert record["test"][name][0]["characters"] == len(document.text)
+        assert record["corpora"][name][0]["characters"] == len(whole) - len(document.text)
+
+
+def test_the_picture_is_an_svg_with_every_alpha_in_it(root, tmp_path):
+    calibrated(root, tmp_path / "out")
+    picture = ElementTree.parse(tmp_path / "out" / "frontier.svg")
+    words = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert words.count("0.5") == words.count("2") == 4 and words.count("0") >= 1
+    assert any("above 0.1 nats" in (word or "") for word in words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"familiarity": 1.5}, "wanted a familiarity between 0 and 1; got 1.5"),
+        ({"alphas": ()}, "wanted at least one of alphas; got none"),
+        ({"alphas": (-1.0,)}, "wanted a finite alpha >= 0; got -1.0"),
+        ({"spaces": ("words",)}, "got 'words'"),
+        ({"thresholds": (-0.1,)}, "wanted a finite threshold >= 0; got -0.1"),
+        ({"blocks": 1}, "wanted blocks of at least 2; got 1"),
+    ],
+)
+def test_bad_settings_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        CalibrateConfig(**changes)
+
+
+def test_texts_that_are_too_short_are_refused_and_leave_nothing(root, tmp_path):
+    short = folders.text_file(tmp_path / "short.txt", "Orrin sang. Nobody knew why.")
+    with pytest.raises(CorpusError, match="wanted a text in which some terms stand behind others' words"):
+        calibrated(root, tmp_path / "out", forget=short, retain=root / "retain.txt")
+    with pytest.raises(CorpusError, match="wanted two blocks of retained text"):
+        calibrated(root, tmp_path / "out", retain=short)
+    with pytest.raises(InputError, match="wanted a block size of at most 512; got 1000"):
+        calibrated(root, tmp_path / "out", block_size=1000)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["short.txt"]

@@ -1,0 +1,391 @@
+"""The report as a whole: every model asked the same, answers kept, killed runs taken up, the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+import tiny
+import torch
+
+from generic_logits import EvaluateConfig, Report, evaluate
+from generic_logits.cli import main
+from generic_logits.errors import InputError, MeasureError
+from generic_logits.evaluation import evaluate as module
+from generic_logits.evaluation.attacks import ATTACKS
+from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate
+from generic_logits.evaluation.material import Counts, Material, gather_material
+from generic_logits.evaluation.parts import PARTS
+from generic_logits.evaluation.subject import LocalSubject
+
+TERMS = ("Mira Voss", "Captain Hale", "Orrin")
+SMALL = EvaluateConfig(new_tokens=8, block_size=32, blocks=4, attacks=("hint", "quantization", "leak_at_k"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("evaluate")
+    baseline, reinforced = tiny.pair(dtype=torch.float32, vocab_size=folders.VOCAB, std=0.1)
+    other = tiny.model(seed=5, dtype=torch.float32, vocab_size=folders.VOCAB, std=0.1)
+    for name, made in {"baseline": baseline, "reinforced": reinforced, "gold": other}.items():
+        tiny.folder(root / name, made, tiny.tokenizer(folders.VOCAB))
+    folders.text_file(root / "forget.txt", folders.prose(60))
+    for seed, name in enumerate(("retain/one", "retain/two", "unread", "unrelated"), start=1):
+        folders.text_file(root / f"{name}.txt", folders.prose(30, seed=seed))
+    entries = [{"term": term, "translations": ["Anna"]} for term in TERMS]
+    (root / "anchors.json").write_text(json.dumps({"schema": 1, "anchors": entries}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def material(root) -> Material:
+    return gather_material(
+        root / "forget.txt",
+        retain=[root / "retain" / "one.txt", root / "retain" / "two.txt"],
+        unread=root / "unread.txt",
+        unrelated=root / "unrelated.txt",
+        anchors=TERMS,
+        counts=Counts(prompts=6, hints=5, passages=4),
+    )
+
+
+def candidates(root: Path) -> list[Candidate]:
+    return [
+        checkpoint("baseline", root / "baseline").with_role("baseline"),
+        pair("alpha 2", root / "baseline", root / "reinforced", 2.0),
+        checkpoint("gold", root / "gold").with_role("gold"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def report(root, material) -> Report:
+    return evaluate(candidates(root), material, root / "report", config=SMALL)
+
+
+def test_every_model_has_every_figure_that_can_be_taken(report):
+    usual = {
+        "familiarity_probability",
+        "familiarity_completion",
+        "verbmem_rouge_l",
+        "extraction_strength",
+        "exact_memorization",
+        "truth_ratio",
+        *(f"membership_{score}_auc" for score in ("loss", "zlib", "mink", "minkpp")),
+        "privleak",
+        "perplexity_retained",
+        "perplexity_retained_one",
+        "perplexity_retained_two",
+        "perplexity_unread",
+        "kl_retained",
+        "repetition",
+        "distinct_bigrams",
+    }
+    figures = report.data["figures"]
+    assert {name: {*of_model} for name, of_model in figures.items()} == {
+        "baseline": usual - {"kl_retained"},
+        "alpha 2": usual,
+        "gold": usual,
+    }
+    assert figures["gold"]["privleak"]["value"] == pytest.approx(0, abs=1e-6)
+    assert figures["alpha 2"]["kl_retained"]["value"] > 0.001
+    assert {*report.data["measures"]} == usual
+
+
+def test_every_attack_has_a_curve_of_every_model_beside_golds(report):
+    attacks = report.data["attacks"]
+    assert [*attacks] == ["hint", "quantization", "leak_at_k"]
+    for attack in attacks.values():
+        assert [*attack["curves"]] == ["baseline", "alpha 2", "gold"]
+        of_gold = {point["x"]: point["value"] for point in attack["curves"]["gold"]}
+        for point in (point for curve in attack["curves"].values() for point in curve):
+            assert point["above_gold"] == pytest.approx(point["value"] - of_gold[point["x"]])
+
+
+def test_completions_stand_side_by_side_and_the_pair_has_a_lens(report, material):
+    completions = report.data["completions"]
+    assert [each["prompt"] for each in completions] == [hint.prompt for hint in material.hints]
+    assert all([*each["by_model"]] == ["baseline", "alpha 2", "gold"] for each in completions)
+    assert report.data["lens"]["alpha"] == 2.0 and len(report.data["lens"]["passages"]) == 3
+
+
+def test_what_was_not_measured_is_said_with_its_reason(report):
+    assert report.data["left_out"] == {
+        "": {
+            "questions": "no question file was given (--questions)",
+            "lm-evaluation-harness": "not asked for (--harness)",
+        }
+    }
+
+
+def test_the_report_is_saved_whole_and_nothing_else_is_left(report, root):
+    assert sorted(file.name for file in (root / "report").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert Report.load(root / "report").data == report.data
+    assert not (root / "report.partial").exists()
+
+
+def test_a_model_alone_is_measured_without_references(root, material, tmp_path):
+    alone = evaluate([f"one={root / 'gold'}"], material, tmp_path / "out", config=SMALL)
+    assert alone.data["models"][0]["role"] == "baseline"
+    figures = alone.data["figures"]["one"]
+    assert "privleak" not in figures and "kl_retained" not in figures and "familiarity_probability" in figures
+    assert "one" not in alone.data["left_out"]
+    assert all(point["above_gold"] is None for point in alone.data["attacks"]["hint"]["curves"]["one"])
+
+
+def test_a_corpus_is_enough_to_ask_about(root, tmp_path):
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=())
+    retain, out = (
+        folders.text_file(tmp_path / "plain.txt", "A storm came over the hills at night. " * 80),
+        tmp_path / "out",
+    )
+    made = evaluate([root / "baseline"], root / "forget.txt", out, gold=root / "gold", retain=[retain], config=config)
+    assert [model["role"] for model in made.data["models"]] == ["baseline", "gold"]
+    assert made.data["figures"]["gold"]["perplexity_retained"]["count"] >= 2
+
+
+class Closed(LocalSubject):
+    """A subject that only completes, as many servers do."""
+
+    def __init__(self, subject: LocalSubject) -> None:
+        self._inner = subject
+        super().__init__(subject.name, None, subject.tokenizer)
+
+    def complete(self, *arguments: Any, **options: Any) -> list[str]:
+        return self._inner.complete(*arguments, **options)
+
+    def log_probs(self, sequences: Any) -> Any:
+        raise MeasureError("log-probabilities of given tokens", "none", "serve it with vLLM")
+
+
+def test_of_a_subject_that_only_completes_the_rest_is_left_out(root, material, tmp_path):
+    inner = candidates(root)[0].load()
+    closed = given(Closed(inner), fingerprint="closed")
+    out = evaluate([closed], material, tmp_path / "out", config=SMALL)
+    assert {*out.data["figures"]["baseline"]} == {
+        "familiarity_completion",
+        "verbmem_rouge_l",
+        "repetition",
+        "distinct_bigrams",
+    }
+    assert [*out.data["attacks"]] == ["leak_at_k"]
+    reasons = out.data["left_out"]["baseline"]
+    assert "a server keeps its weights" in reasons[ATTACKS["quantization"].title]
+    assert "serve it with vLLM" in reasons[PARTS["probability"].title]
+
+
+# Taking up
+
+
+def count_parts(monkeypatch) -> list[str]:
+    """A list that grows by a part's title each time one is asked."""
+    asked: list[str] = []
+    answer = module._Store.save
+
+    def counted(self: Any, key: Any, *rest: Any) -> Any:
+        asked.append(key["part"])
+        return answer(self, key, *rest)
+
+    monkeypatch.setattr(module._Store, "save", counted)
+    return asked
+
+
+def broken_off(root: Path, material: Material, output: Path, monkeypatch, after: int) -> None:
+    """Begin a report and press Ctrl-C at a part."""
+    save = module._Store.save
+    left = [after]
+
+    def interrupted(self: Any, *rest: Any) -> Any:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        return save(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module._Store, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(candidates(root), material, output, config=SMALL)
+
+
+def test_a_run_that_was_broken_off_asks_only_what_was_not_answered(
+    root, material, report, tmp_path, monkeypatch, capsys
+):
+    broken_off(root, material, tmp_path / "out", monkeypatch, 20)
+    assert "continue with --resume" in capsys.readouterr().err
+    assert len([*(tmp_path / "out.partial" / "parts").iterdir()]) == 20 and not (tmp_path / "out").exists()
+    asked = count_parts(monkeypatch)
+    resumed = evaluate(candidates(root), material, tmp_path / "out", config=SMALL, resume=True)
+    total = sum(len(of_model) for of_model in report.data["settings"]["seconds"].values())
+    assert len(asked) == total - 20
+    for name in ("figures", "attacks", "completions", "lens", "verdict"):
+        assert resumed.data[name] == report.data[name], name
+
+
+def test_without_resume_an_unfinished_run_is_in_the_way(root, material, tmp_path, monkeypatch):
+    broken_off(root, material, tmp_path / "out", monkeypatch, 2)
+    with pytest.raises(InputError, match="wanted no unfinished run in the way; .* --resume"):
+        evaluate(candidates(root), material, tmp_path / "out", config=SMALL)
+
+
+def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, monkeypatch):
+    broken_off(root, material, tmp_path / "out", monkeypatch, 5)
+    asked = count_parts(monkeypatch)
+    longer = EvaluateConfig(new_tokens=9, block_size=32, blocks=4, attacks=())
+    evaluate(candidates(root)[:1], material, tmp_path / "out", config=longer, resume=True)
+    assert len(asked) == len({*asked}) > 5
+
+
+def test_a_killed_process_is_taken_up(root, tmp_path):
+    words = [sys.executable, "-m", "generic_logits", "evaluate", str(root / "baseline"), "--quick", "--json"]
+    words += [
+        "--forget",
+        str(root / "forget.txt"),
+        "--anchors",
+        str(root / "anchors.json"),
+        "-o",
+        str(tmp_path / "out"),
+    ]
+    words += ["--retain", str(root / "retain"), "--attacks", "hint,relearning_whole"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    parts = tmp_path / "out.partial" / "parts"
+    while process.poll() is None and len([*parts.glob("*.json")] if parts.exists() else []) < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    before = {file.name: file.stat().st_mtime_ns for file in parts.glob("*.json")}
+    assert len(before) >= 3 and not (tmp_path / "out").exists()
+    asked = {json.loads((parts / name).read_text())["key"]["part"]: name for name in before}
+    time.sleep(0.05)
+    done = subprocess.run([*words, "--resume"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds = json.loads(done.stdout)["settings"]["seconds"]["baseline"]
+    assert {*asked} < {*seconds}
+    assert Report.load(tmp_path / "out").data == json.loads(done.stdout)
+
+
+# Models
+
+
+def test_models_are_loaded_one_at_a_time_and_freed(root, material, tmp_path):
+    alive: list[Any] = []
+    most = [0]
+
+    def counted(candidate: Candidate) -> Candidate:
+        def load() -> Any:
+            import gc
+            import weakref
+
+            gc.collect()
+            subject = candidate.load()
+            alive.append(weakref.ref(subject.model))
+            most[0] = max(most[0], sum(each() is not None for each in alive))
+            return subject
+
+        return Candidate(candidate.name, candidate.source, candidate.kind, load, fingerprint=candidate.name)
+
+    several = [counted(checkpoint(f"model {number}", root / "gold")) for number in range(3)]
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=())
+    evaluate(several, material, tmp_path / "out", config=config)
+    assert len(alive) == 3 and most[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "kind", "source"),
+    [
+        ("{root}/gold", "gold", "checkpoint", "{root}/gold"),
+        ("mine={root}/gold", "mine", "checkpoint", "{root}/gold"),
+        ("org/model", "model", "checkpoint", "org/model"),
+        ("http://host:8000/v1", "http://host:8000/v1", "server", "http://host:8000/v1"),
+        ("http://host:8000/v1#tiny", "tiny", "server", "http://host:8000/v1"),
+        ("s=http://host:8000/v1?key=1", "s", "server", "http://host:8000/v1?key=1"),
+    ],
+)
+def test_models_are_written_as_sources_with_or_without_names(root, text, name, kind, source):
+    made = read_candidate(text.format(root=root))
+    assert (made.name, made.kind, made.source) == (name, kind, source.format(root=root))
+
+
+def test_fingerprints_tell_models_apart(root):
+    made = [*candidates(root), pair("alpha 3", root / "baseline", root / "reinforced", 3.0)]
+    assert len({each.fingerprint for each in made}) == 4
+    assert checkpoint("another name", root / "gold").fingerprint == made[2].fingerprint
+
+
+# The command
+
+
+def command(root: Path, output: Path, *words: str, models: tuple[str, ...] = ("baseline",)) -> list[str]:
+    named = [str(root / each) if (root / each).exists() else each for each in models]
+    usual = [
+        "--forget",
+        str(root / "forget.txt"),
+        "--anchors",
+        str(root / "anchors.json"),
+        "-o",
+        str(output),
+        "--quick",
+    ]
+    return ["evaluate", *named, *usual, *words]
+
+
+def run(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return int(end.value.code or 0)
+
+
+def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
+    words = ["--retain", str(root / "retain"), "--gold", str(root / "gold"), "--no-attacks"]
+    words += ["--reinforced", str(root / "reinforced"), "--alpha", "1", "--alpha", "3"]
+    assert run(command(root, tmp_path / "out", *words)) == 0
+    out, err = capsys.readouterr()
+    for each in ("baseline", "alpha 1", "alpha 3", "gold", "Familiarity by", "attack", "not measured", "report.html"):
+        assert each in out, each
+    assert err == ""
+    roles = [(model["name"], model["role"], model["kind"]) for model in Report.load(tmp_path / "out").data["models"]]
+    assert roles == [
+        ("baseline", "baseline", "checkpoint"),
+        ("alpha 1", "", "pair"),
+        ("alpha 3", "", "pair"),
+        ("gold", "gold", "checkpoint"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--alpha", "1"], "wanted --reinforced with --alpha; got --alpha alone"),
+        (["--reinforced", "{root}/reinforced"], "wanted --reinforced with --alpha; got --reinforced alone"),
+        (["--attacks", "hint,guess"], "wanted attacks among"),
+        (["--harness-limit", "3"], "wanted --harness with its data or limit"),
+        (["--gold", "{root}/nothing"], "got nothing at {root}/nothing"),
+        (["--gold", "{root}/baseline"], "wanted models with names of their own; got baseline twice"),
+        (["--prompts", "{root}/none.json"], "wanted a prompt file; got {root}/none.json"),
+        (["--judge", "http://127.0.0.1:9/v1"], "wanted an endpoint at http://127.0.0.1:9/v1"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(root, tmp_path, capsys, words, message):
+    status = run(command(root, tmp_path / "out", *(word.format(root=root) for word in words)))
+    err = capsys.readouterr().err
+    assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
+    assert message.format(root=root) in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_calibrate_prints_the_choice_and_where_to_judge_it(root, tmp_path, capsys):
+    words = ["calibrate", str(root / "baseline"), "--reinforced", str(root / "reinforced"), "--alpha", "1"]
+    words += ["--forget", str(root / "forget.txt"), "--retain", str(root / "retain"), "-o", str(tmp_path / "out")]
+    words += ["--anchors", str(root / "anchors.json"), "--space", "logits", "--familiarity", "0.9"]
+    assert run(words) == 0
+    out = capsys.readouterr().out
+    assert "--alpha " in out and "--space logits" in out and "frontier.svg" in out
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["reached"] is True

@@ -1,0 +1,138 @@
+"""What a report asks of every model: gathered from files, made from the text, spread evenly, the same each time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import folders
+import pytest
+
+from generic_logits.errors import CorpusError, InputError
+from generic_logits.evaluation.material import Counts, Material, gather_material, sample_text, spread_pieces
+from generic_logits.text.corpus import open_corpus
+
+TERMS = ("Mira Voss", "Captain Hale", "Orrin")
+COUNTS = Counts(prompts=8, hints=6, passages=5)
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    folders.text_file(tmp_path / "forget.txt", folders.prose(120))
+    folders.text_file(tmp_path / "others" / "one.txt", "The market opened early that day. " * 80)
+    folders.text_file(tmp_path / "others" / "two.txt", "A storm came over the hills at night. " * 80)
+    return tmp_path
+
+
+def gathered(root: Path, **options: Any) -> Material:
+    return gather_material(root / "forget.txt", **{"anchors": TERMS, "counts": COUNTS, **options})
+
+
+def test_prompts_hints_and_passages_are_made_from_the_text(root):
+    material = gathered(root)
+    text = material.forget
+    assert len(material.prompts) == 8 and len(material.hints) == 6 and len(material.passages) == 5
+    assert all(each.prompt + each.target in text for each in material.prompts)
+    assert {each.target.strip() for each in material.prompts} == {*TERMS}
+    assert all(each.prompt in text for each in material.hints)
+    assert all(beginning + rest in text for beginning, rest in material.passages)
+
+
+def test_the_same_seed_gives_the_same_material_and_the_same_fingerprint(root):
+    first, again, other = gathered(root), gathered(root), gathered(root, seed=1)
+    assert first == again and first.fingerprint() == again.fingerprint()
+    assert other.fingerprint() != first.fingerprint()
+
+
+def test_the_fingerprint_is_of_what_is_asked_not_of_where_it_came_from(root):
+    moved = folders.text_file(root / "elsewhere.txt", (root / "forget.txt").read_text())
+    here, there = gathered(root), gather_material(moved, anchors=TERMS, counts=COUNTS)
+    assert here.sources != there.sources and here.fingerprint() == there.fingerprint()
+    longer = gathered(root, retain=[root / "others"])
+    assert longer.fingerprint() != here.fingerprint()
+
+
+def test_files_that_are_given_are_taken_as_they_are(root):
+    for name, entries in {
+        "prompts": [{"prompt": "Then came", "target": " Orrin"}],
+        "hints": [{"prompt": "By the sea there stood"}],
+        "questions": [{"prompt": "Who sang?", "target": "Mira Voss"}],
+    }.items():
+        (root / f"{name}.json").write_text(json.dumps(entries))
+    files = {name: root / f"{name}.json" for name in ("prompts", "hints", "questions")}
+    material = gathered(root, **files)
+    assert [each.target for each in material.prompts] == [" Orrin"]
+    assert [(each.prompt, each.target) for each in material.hints] == [("By the sea there stood", "")]
+    assert [each.target for each in material.questions] == ["Mira Voss"]
+    assert {*files} < {*material.sources}
+
+
+def test_terms_come_from_a_dictionary_or_are_found(root):
+    entries = [{"term": term, "translations": ["Anna"]} for term in TERMS]
+    (root / "anchors.json").write_text(json.dumps({"schema": 1, "anchors": entries}))
+    assert gathered(root, anchors=root / "anchors.json").terms == TERMS
+    found = gathered(root, anchors=None, retain=[root / "others"]).terms
+    assert {"Mira Voss", "Orrin"} <= {*found}
+
+
+def test_each_retained_corpus_keeps_its_name(root):
+    retain = [root / "others", root / "others" / "one.txt", root / "forget.txt"]
+    assert [*gathered(root, retain=retain).retain] == ["others", "one", "forget"]
+    twice = [root / "others" / "one.txt", folders.text_file(root / "one.md", "Another one. " * 40)]
+    assert [*gathered(root, retain=twice).retain] == [str(path) for path in twice]
+
+
+def test_a_long_corpus_is_read_in_evenly_spread_pieces(tmp_path):
+    words = [f"word{number}" for number in range(40_000)]
+    for name, some in (("a", words[:10_000]), ("b", words[10_000:])):
+        folders.text_file(tmp_path / "long" / f"{name}.txt", " ".join(some))
+    corpus = open_corpus(tmp_path / "long")
+    text = sample_text(corpus, 1 << 16)
+    numbers = [int(word.removeprefix("word")) for word in text.split()]
+    assert {*text.split()} < {*words} and numbers == sorted(numbers)
+    assert len(text) < (1 << 16) + 100 and numbers[0] == 0 and numbers[-1] > 30_000
+    short = folders.text_file(tmp_path / "short.txt", "Only this.\n")
+    assert sample_text(open_corpus(short), 1 << 16) == "Only this."
+
+
+def test_pieces_are_spread_over_a_text_and_cut_no_word():
+    text = " ".join(f"word{number}" for number in range(2_000))
+    pieces = spread_pieces(text, 5, 400)
+    starts = [text.index(piece) for piece in pieces]
+    gaps = [after - before for before, after in zip(starts, starts[1:], strict=False)]
+    assert len(pieces) == 5 and max(gaps) - min(gaps) < 410 and max(gaps) > 3_000
+    assert {word for piece in pieces for word in piece.split()} < {*text.split()}
+    assert "".join(spread_pieces(text, 1_000, 400)) == text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"anchors": ("Nobody", "Nowhere")}, "wanted terms that the forgotten text holds; got 2 terms of which"),
+        ({"prompts": "nowhere.json"}, "wanted a prompt file; got nowhere.json"),
+        ({"retain": ["nowhere.txt"]}, "wanted a text file or a folder of text files; got nothing at nowhere.txt"),
+        ({"anchors": "nowhere.json"}, "nowhere.json"),
+    ],
+)
+def test_what_cannot_be_used_is_named(root, options, message):
+    with pytest.raises(InputError, match=message):
+        gathered(root, **options)
+
+
+def test_a_text_without_terms_of_its_own_asks_for_a_dictionary(root):
+    plain = folders.text_file(root / "plain.txt", "it was so and it was not so. " * 60)
+    with pytest.raises(InputError, match="--anchors FILE"):
+        gather_material(plain, retain=[root / "others"], counts=COUNTS)
+
+
+def test_hints_need_a_beginning_but_no_answer(root):
+    (root / "hints.json").write_text(json.dumps([{"target": "Orrin"}]))
+    with pytest.raises(CorpusError, match="hints.json"):
+        gathered(root, hints=root / "hints.json")
+
+
+@pytest.mark.parametrize("name", ["prompts", "hints", "passages", "characters"])
+def test_counts_below_one_are_refused(name):
+    with pytest.raises(InputError, match=f"wanted {name} of at least"):
+        Counts(**{name: 0})

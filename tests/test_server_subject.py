@@ -1,0 +1,107 @@
+"""A model behind a server as the subject of measures, and servers with faults; `test_vllm_serve.py` asks a real one."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import folders
+import pytest
+import tiny
+from endpoints import Answer, fault
+
+from generic_logits.errors import InputError, MeasureError
+from generic_logits.evaluation.subject import ServerSubject
+
+PROMPTS = ["Mira Voss wrote down every word of", "the old house by the sea had", "a good story needs"]
+
+
+def subject(endpoint: Any, **options: Any) -> ServerSubject:
+    return ServerSubject("served", endpoint.url, tokenizer=tiny.tokenizer(), retries=0, **options)
+
+
+def completions(endpoint: Any, answer: Any) -> None:
+    endpoint.path = "/v1/completions"
+    endpoint.script = lambda number, body: answer(body) if callable(answer) else answer
+
+
+def text(body: dict[str, Any]) -> Answer:
+    return Answer(body={"choices": [{"text": f"{body['prompt'][1]} {body.get('seed')}"}]})
+
+
+def test_prompts_are_sent_as_tokens_and_answered_in_their_order(endpoint):
+    completions(endpoint, text)
+    asked = subject(endpoint)
+    firsts = [asked.tokenizer(each, add_special_tokens=False)["input_ids"][0] for each in PROMPTS]
+    assert asked.complete(PROMPTS, new_tokens=5) == [f"{first} None" for first in firsts]
+    assert {body["max_tokens"] for body in endpoint.questions} == {5}
+    assert {body["prompt"][0] for body in endpoint.questions} == {tiny.BOS}
+    assert all("vllm_xargs" not in body for body in endpoint.questions)
+
+
+def test_equal_prompts_are_sampled_with_seeds_of_their_own(endpoint):
+    completions(endpoint, text)
+    written = subject(endpoint).complete(["the"] * 3, new_tokens=5, temperature=1.0, seed=7)
+    assert [each.split()[1] for each in written] == ["7", "8", "9"]
+
+
+def test_alpha_goes_with_every_request(endpoint):
+    completions(endpoint, text)
+    subject(endpoint, alpha=3.0).complete(PROMPTS, new_tokens=5)
+    assert [body["vllm_xargs"] for body in endpoint.questions] == [{"generic_alpha": 3.0}] * 3
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        fault(400, "echo is not supported"),
+        Answer(body={"choices": [{"text": "", "logprobs": None}]}),
+        Answer(body={"choices": [{"text": "", "logprobs": {"token_logprobs": [None, -1.0]}}]}),
+    ],
+    ids=["refused", "without", "too few"],
+)
+def test_a_server_that_gives_no_log_probabilities_is_named(endpoint, answer):
+    completions(endpoint, answer)
+    with pytest.raises(MeasureError, match="wanted log-probabilities of given tokens from http"):
+        subject(endpoint).log_probs([[1, 5, 6, 7]])
+
+
+def test_a_prompt_that_is_refused_is_not_measured(endpoint):
+    completions(endpoint, fault(400, "prompt is too odd"))
+    with pytest.raises(MeasureError, match="wanted completions from http.*prompt is too odd"):
+        subject(endpoint).complete(PROMPTS, new_tokens=5)
+
+
+@pytest.mark.parametrize("status", [401, 500])
+def test_a_server_that_fails_is_an_error_and_no_result(endpoint, status):
+    completions(endpoint, fault(status, "out of order"))
+    asked = subject(endpoint)
+    for ask in (lambda: asked.complete(PROMPTS, new_tokens=5), lambda: asked.log_probs([[1, 5, 6]])):
+        with pytest.raises(InputError, match="out of order") as caught:
+            ask()
+        assert not isinstance(caught.value, MeasureError)
+
+
+def test_several_models_want_a_name_and_a_wrong_name_is_refused(endpoint):
+    endpoint.models = ["one", "two"]
+    with pytest.raises(InputError, match="one, two to choose from; name the model"):
+        subject(endpoint)
+    with pytest.raises(InputError, match="wanted a model named three .* got one, two"):
+        subject(endpoint, served="three")
+    assert subject(endpoint, served="two").served == "two"
+
+
+def test_a_served_name_without_a_tokenizer_is_refused(endpoint):
+    with pytest.raises(InputError, match="the tokenizer of the served model tiny; got none .*--tokenizer"):
+        ServerSubject("served", endpoint.url)
+
+
+def test_nobody_there_is_said(endpoint):
+    threading.Thread(target=endpoint.close).start()
+    with pytest.raises(InputError, match="wanted an endpoint at .*; start it, or check the address"):
+        ServerSubject("served", "http://127.0.0.1:9/v1", tokenizer=tiny.tokenizer())
+
+
+def test_the_tokenizer_comes_from_where_the_server_says_that_the_model_came_from(endpoint, tmp_path):
+    endpoint.roots = {"tiny": str(folders.model_folder(tmp_path / "model"))}
+    assert ServerSubject("served", endpoint.url).tokenizer.get_vocab() == tiny.tokenizer().get_vocab()

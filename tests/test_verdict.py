@@ -1,0 +1,280 @@
+"""The verdict: what it says of models whose making is known, and that it claims no more than was measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from reports import example, figure, with_cheater, without
+
+from generic_logits.evaluation.verdict import CAVEAT, reach_verdict
+
+
+def verdict_on(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return reach_verdict(report)["by_model"][name]
+
+
+def warnings_on(report: dict[str, Any], name: str) -> str:
+    return "\n".join(verdict_on(report, name)["warnings"])
+
+
+def test_the_levels_follow_how_the_models_were_made():
+    found = {name: (v["forgetting"], v["ability"]) for name, v in reach_verdict(example())["by_model"].items()}
+    assert found == {
+        "generic α=1": ("none", "kept"),
+        "generic α=2": ("part", "kept"),
+        "generic α=5": ("part", "lost"),
+        "distilled": ("complete", "kept"),
+        "gradient ascent": ("complete", "lost"),
+    }
+
+
+def test_references_are_not_judged():
+    assert not {"baseline", "gold"} & {*reach_verdict(example())["by_model"]}
+
+
+def test_a_clean_model_is_named_first_and_the_limits_last():
+    first, *_, last = reach_verdict(example())["sentences"]
+    assert first.startswith("“distilled” knows no more of the text than the gold model, as far as was measured")
+    assert "no attack tried on it brought knowledge back" in first
+    assert last == CAVEAT
+
+
+def test_lost_ability_is_not_called_unlearning():
+    v = verdict_on(example(), "gradient ascent")
+    assert (
+        "74.5\N{NO-BREAK SPACE}% higher than the baseline's" in v["kept"]
+        and "less fluent: Repetition 0.412" in v["kept"]
+    )
+    assert "do not read this as unlearning alone" in v["warnings"][0]
+    assert any(
+        s.startswith("“generic α=5” and “gradient ascent” lost ability") for s in reach_verdict(example())["sentences"]
+    )
+
+
+def test_knowledge_that_an_attack_brings_back_is_told_with_gold_beside_it():
+    told = warnings_on(example(), "gradient ascent")
+    assert "“Relearning” knowledge comes back: Probability of the text's words from 0.002 to 0.246" in told
+    assert "(step: 80; gold 0.062, baseline 0.312)" in told
+    assert "Quantisation" not in told
+
+
+def test_gold_relearns_as_well_and_that_is_no_return():
+    report = example()
+    curves = report["attacks"]["relearning"]["curves"]
+    curves["gradient ascent"] = [dict(point) for point in curves["gold"]]
+    assert "Relearning" not in warnings_on(report, "gradient ascent")
+
+
+def test_an_attack_without_a_harmless_first_point_finds_what_is_left():
+    report = example()
+    attack = report["attacks"]["quantisation"]
+    attack["curves"]["distilled"] = [{**figure(0.2, 120), "x": x} for x in ("none", "int8", "int4")]
+    assert "“Quantisation” knowledge is found: Probability of the text's words 0.2 (precision: none" in warnings_on(
+        report, "distilled"
+    )
+
+
+def test_an_attack_where_more_is_less_knowledge_is_turned():
+    report = example()
+    attack = report["attacks"]["relearning"]
+    attack["better"] = "higher"
+    for curve in attack["curves"].values():
+        for point in curve:
+            point["value"], point["low"], point["high"] = (
+                1 - point["value"],
+                1 - point["high"],
+                1 - point["low"],
+            )
+    assert "from 0.998 to 0.754" in warnings_on(report, "gradient ascent")
+    assert verdict_on(report, "distilled")["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    "evidence", ["begin with “i'm sorry, but i”", "silent, not forgotten", "“Longer hints” knowledge"]
+)
+def test_a_model_that_refuses_anchors_is_caught_three_times(evidence):
+    assert evidence in warnings_on(with_cheater(example()), "cheater")
+
+
+def test_a_refusing_model_is_never_called_unlearned():
+    for forgotten_by_all in (False, True):
+        report = with_cheater(example())
+        if forgotten_by_all:
+            report["figures"]["cheater"] = {**report["figures"]["distilled"]}
+        sentences = reach_verdict(report)["sentences"]
+        assert not any(s.startswith("“cheater” knows") for s in sentences)
+
+
+@pytest.mark.parametrize("text", ["", "  \n", "the the the the the the the the the"])
+def test_empty_and_stuck_completions_are_told(text):
+    report = example()
+    for completion in report["completions"]:
+        completion["by_model"]["distilled"]["text"] = text
+    assert "it may refuse or be broken" in warnings_on(report, "distilled")
+
+
+def test_completions_that_are_alike_in_the_baseline_too_are_no_warning():
+    report = example()
+    for completion in report["completions"]:
+        for name in ("baseline", "distilled"):
+            completion["by_model"][name]["text"] = "And so it was, as ever."
+    assert verdict_on(report, "distilled")["warnings"] == []
+
+
+def test_without_gold_nothing_is_like_gold():
+    verdict = reach_verdict(without(example(), "gold"))
+    assert verdict["by_model"]["distilled"]["forgetting"] != "complete"
+    assert any(s.startswith("No gold model") for s in verdict["sentences"])
+    assert "gold" not in str(verdict["by_model"]).replace("gold's", "")
+
+
+def test_without_gold_half_of_the_baseline_is_a_return():
+    told = warnings_on(without(example(), "gold"), "gradient ascent")
+    assert "“Relearning” knowledge comes back" in told and "(step: 80; baseline 0.312)" in told
+    assert "Relearning" not in warnings_on(without(example(), "gold"), "distilled")
+
+
+def test_without_a_baseline_nothing_is_judged():
+    verdict = reach_verdict(without(example(), "baseline"))
+    assert {(v["forgetting"], v["ability"]) for v in verdict["by_model"].values()} == {("unknown", "unknown")}
+    assert any("No baseline was given" in s for s in verdict["sentences"])
+    assert not any(" knows " in s for s in verdict["sentences"])
+
+
+def test_without_attacks_that_is_said_and_not_praised():
+    report = example() | {"attacks": {}}
+    sentences = reach_verdict(report)["sentences"]
+    assert "no attack was tried on it" in sentences[0]
+    assert any(s.startswith("No attack was tried: ") for s in sentences)
+
+
+def test_a_model_that_no_attack_was_tried_on_is_not_praised_for_others():
+    report = example()
+    for attack in report["attacks"].values():
+        attack["curves"].pop("distilled")
+    assert "no attack was tried on it" in reach_verdict(report)["sentences"][0]
+
+
+def test_a_measure_that_cannot_tell_gold_from_the_baseline_counts_nothing():
+    report = example()
+    for measure in ("familiarity_completion", "verbmem_rouge_l", "extraction_strength"):
+        for name in report["figures"]:
+            report["figures"][name][measure] = figure(0.2, 64)
+    assert "on 1 measure of knowledge" in verdict_on(report, "distilled")["forgotten"]
+    for name in report["figures"]:
+        report["figures"][name]["familiarity_probability"] = figure(0.2, 64)
+    assert verdict_on(report, "distilled")["forgetting"] == "unknown"
+
+
+def test_one_measure_that_still_knows_keeps_a_model_from_passing():
+    report = example()
+    report["figures"]["distilled"]["extraction_strength"] = figure(0.3, 64)
+    v = verdict_on(report, "distilled")
+    assert v["forgetting"] == "part"
+    assert "Least was forgotten by Extraction strength: 0.300 (baseline 0.381, gold 0.052)" in v["forgotten"]
+
+
+def test_few_items_do_not_make_a_model_like_gold():
+    report = example()
+    report["figures"]["distilled"]["familiarity_probability"] = {"value": 0.09, "low": 0.005, "high": 0.2, "count": 6}
+    assert verdict_on(report, "distilled")["forgetting"] == "part"
+
+
+@pytest.mark.parametrize(
+    ("value", "count", "level", "told"),
+    [
+        (0.68, 20, "kept", "6.4 points below the baseline on average, no more than chance explains."),
+        (0.70, 5000, "reduced", "4.4 points below the baseline on average."),
+        (0.68, 5000, "lost", "6.4 points below the baseline on average."),
+        (0.80, 5000, "kept", "5.6 points above the baseline on average."),
+    ],
+)
+def test_harness_tasks_fall_by_more_than_chance_or_not_at_all(value, count, level, told):
+    report = example()
+    report["figures"]["baseline"]["harness_arc_easy"] = figure(0.744, count)
+    report["figures"]["distilled"]["harness_arc_easy"] = figure(value, count)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == level and v["kept"].endswith(told)
+
+
+def test_less_known_than_by_gold_is_told():
+    report = example()
+    report["figures"]["distilled"]["verbmem_rouge_l"] = figure(0.001, 64)
+    assert "Knows less than a model that never read the text (Verbatim" in warnings_on(report, "distilled")
+
+
+def test_a_distance_that_gold_has_as_well_is_no_loss():
+    report = example()
+    for name in ("gold", "distilled"):
+        report["figures"][name]["kl_retained"] = figure(0.7, 64)
+    assert verdict_on(report, "distilled")["ability"] == "kept"
+
+
+def test_unread_text_counts_as_retained_text_does():
+    report = example()
+    report["measures"]["perplexity_unread"] = report["measures"]["perplexity_retained"] | {"title": "Unread text"}
+    for name, value in (("baseline", 100.0), ("distilled", 130.0)):
+        report["figures"][name]["perplexity_unread"] = figure(value, 64)
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == "lost" and "Unread text is 130.0" in v["kept"]
+
+
+def test_text_that_repeats_itself_as_gold_does_is_no_loss():
+    report = example()
+    for name in ("gold", "distilled"):
+        report["figures"][name] |= {"repetition": figure(0.42, 64), "distinct_bigrams": figure(0.45, 64)}
+        for completion in report["completions"]:
+            completion["by_model"][name]["text"] = "and the old man said and the old man said"
+    v = verdict_on(report, "distilled")
+    assert v["ability"] == "kept" and v["warnings"] == []
+    assert "less fluent" in verdict_on(without(report, "gold"), "distilled")["kept"]
+
+
+def test_a_trace_above_gold_is_no_return():
+    report = example()
+    curves = report["attacks"]["relearning"]["curves"]
+    for name, value in (("gold", 0.001), ("distilled", 0.012)):
+        curves[name][-1] |= {"value": value, "low": 0.9 * value, "high": 1.1 * value}
+    curves["distilled"][0] |= figure(0.001, 120)
+    assert verdict_on(report, "distilled")["warnings"] == []
+    curves["distilled"][-1] |= {"value": 0.03, "low": 0.02, "high": 0.04}
+    assert "“Relearning” knowledge comes back" in warnings_on(report, "distilled")
+
+
+@pytest.mark.parametrize(("value", "level"), [(96.0, "kept"), (104.0, "reduced"), (125.0, "lost")])
+def test_perplexity_is_compared_by_its_ratio(value, level):
+    report = example()
+    report["figures"]["distilled"]["perplexity_retained"] = figure(value, 64)
+    assert verdict_on(report, "distilled")["ability"] == level
+
+
+def test_a_server_without_weights_is_judged_by_what_could_be_asked():
+    report = example()
+    report["figures"]["distilled"] = {"familiarity_completion": figure(0.012, 100)}
+    v = verdict_on(report, "distilled")
+    assert (v["forgetting"], v["ability"]) == ("complete", "unknown")
+    assert not any(s.startswith("“distilled” knows") for s in reach_verdict(report)["sentences"])
+
+
+def test_few_items_are_told():
+    report = example()
+    for figures in report["figures"].values():
+        figures["verbmem_rouge_l"]["count"] = 8
+    assert (
+        "Fewer than 20 items, so little can be said by: Verbatim continuation (ROUGE-L)."
+        in (reach_verdict(report)["sentences"])
+    )
+
+
+def test_a_report_of_references_alone_has_no_verdict_on_models():
+    report = without(example(), *[model["name"] for model in example()["models"] if not model["role"]])
+    sentences = ["No model was given but references: there is nothing to judge.", CAVEAT]
+    assert reach_verdict(report) == {"sentences": sentences, "by_model": {}}
+
+
+def test_a_model_that_nothing_was_measured_of_is_judged_by_nothing():
+    report = example()
+    report["figures"] = {name: figures for name, figures in report["figures"].items() if name != "distilled"}
+    v = verdict_on(report | {"attacks": {}}, "distilled")
+    assert (v["forgetting"], v["ability"], v["warnings"]) == ("unknown", "unknown", [])
