@@ -13,6 +13,7 @@ from generic_logits.models.loading import share_weights
 
 _FEW_ROWS = 32
 
+
 def join_branches(baseline: Any, reinforced: Any) -> Any | None:
     """Return a model that takes ``[baseline rows; reinforced rows]`` and reads every base weight once.
 
