@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,29 @@ def test_of_a_subject_that_only_completes_the_rest_is_left_out(root, material, t
     reasons = out.data["left_out"]["baseline"]
     assert "a server keeps its weights" in reasons[ATTACKS["quantization"].title]
     assert "serve it with vLLM" in reasons[PARTS["probability"].title]
+
+
+def test_twice_the_prompts_cost_twice_the_tokens(root, material, tmp_path):
+    config = EvaluateConfig(
+        new_tokens=6, block_size=32, blocks=2, attacks=("hint", "reword", "role_play", "leak_at_k"), seed=0
+    )
+    fed = []
+    for times in (1, 2):
+        subject = candidates(root)[2].load()
+        subject.model.generation_config.eos_token_id = None
+        tokens: list[int] = []
+        subject.model.register_forward_pre_hook(
+            lambda module, args, kwargs, tokens=tokens: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        asked = replace(
+            material,
+            retain={},
+            unread="",
+            **{name: tuple(getattr(material, name)) * times for name in ("prompts", "hints", "passages")},
+        )
+        evaluate([given(subject, fingerprint=str(times))], asked, tmp_path / str(times), config=config)
+        fed.append(sum(tokens))
+    assert 1.8 < fed[1] / fed[0] < 2.2
 
 
 # Taking up
