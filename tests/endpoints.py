@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,12 @@ ANSWER = {
         {"term": "Orrin", "kind": "place", "gender": "none", "translations": ["Alder"]},
     ]
 }
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def document(*paragraphs: str, name: str = "book.txt") -> Document:

@@ -335,8 +335,9 @@ def test_every_setting_of_unlearn_reaches_its_steps(call, tmp_path):
         "stop_familiarity": 1e-9,
         "stop_perplexity": 1e9,
     }
-    rounds = {"rounds": 1, "later_alpha": 1.5, "later_rate": 0.5}
+    rounds = {"rounds": 1, "later_alpha": 0.5, "later_rate": 0.3}
     options = {**both, **targets, **distilling, **rounds, "reinforce_epochs": 1}
+    del options["later_alpha"], options["later_rate"]  # of which one round has no use
     words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     words += ["--retain", "@others", "--prompts", "@prompts.json", "--full", "--hard", "--trainer", "weight_decay=0.5"]
     answer = call(*UNLEARN[:7], *words, "--json")
@@ -364,20 +365,22 @@ def test_a_command_has_the_defaults_of_the_python_function(command, config):
     }
     own = {each.name: each.default for each in fields(config)}
     differing = {"targets": {"alpha"}, "distill": {"rounds"}}  # may be repeated; one round is what its name says
-    shared = (options.keys() & own.keys()) - differing.get(command, set())
+    left_to_the_function = {name for name in ("draws", "rounds") if options.get(name, 0) is None}  # paper mode differs
+    shared = (options.keys() & own.keys()) - differing.get(command, set()) - left_to_the_function
     assert len(shared) >= 2
     assert {name: options[name] for name in shared} == {name: own[name] for name in shared}
 
 
 @pytest.mark.parametrize("command", ["targets", "distill", "unlearn"])
-def test_paper_alone_makes_hard_labels(call, command, tmp_path):
-    words = {"targets": TARGETS, "distill": DISTILL, "unlearn": [*UNLEARN, "--rounds", "1"]}[command]
+def test_paper_alone_makes_hard_labels_in_one_round_and_one_translation(call, command, tmp_path):
+    words = {"targets": TARGETS, "distill": DISTILL, "unlearn": UNLEARN}[command]
     words = [word for word in words if word not in TRAIN[2:4]] + ["--block-size", "24", "--paper", "--json"]
     answer = call(*words)
     assert answer.status == 0, answer.err
     settings = json.loads(answer.out)["settings"]
+    assert settings.get("rounds", 1) == 1
     settings = settings.get("distill", settings)
-    assert settings["paper"] is True and settings["hard"] is True
+    assert (settings["paper"], settings["hard"], settings["draws"]) == (True, True, 1)
 
 
 def test_every_setting_reaches_the_training(call, tmp_path):
@@ -511,10 +514,16 @@ BAD: dict[str, tuple[list[str], str]] = {
         [*LATER, "--stop-perplexity", "0.1"],
         "wanted targets with retained corpora, to measure perplexity on; got ",
     ),
-    "unlearn from standard input": (
-        with_word(UNLEARN, "@book.txt", "-"),
-        "wanted corpora that can be read several times; got standard input; save it in a file first",
+    "a later strength in one round": (
+        [*UNLEARN, "--rounds", "1", "--later-alpha", "1"],
+        "wanted no --later-alpha with one round; got --later-alpha; leave it out: there is no later one",
     ),
+    "a later rate in paper mode": ([*UNLEARN, "--paper", "--later-rate", "1"], "wanted no --later-rate with one round"),
+    "a setting of targets that are there": (
+        [*LATER, "--ban", "3"],
+        "wanted no --ban with --targets; got --ban; leave it out: the targets were computed with theirs",
+    ),
+    "reading of targets that are there": ([*LATER, "--join"], "wanted no --join with --targets; got --join; leave it"),
     "unknown offset": ([*TARGETS, "--offset", "both"], "Invalid value for '--offset': "),
     "targets alpha below 0": ([*TARGETS, "--alpha", "1", "--alpha", "-1"], "wanted a finite alpha >= 0; got -1.0; 0"),
     "tail 0": ([*TARGETS, "--tail", "0"], "wanted a tail between 0 and 1; got 0.0; "),

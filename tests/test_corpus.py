@@ -231,6 +231,7 @@ def test_another_field_can_hold_the_text(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines_of({"text": 1, "body": "one"}))
     parquet.write_table(pyarrow.table({"text": [2], "body": ["two"]}), tmp_path / "b.parquet")
     assert texts(tmp_path, text_field="body") == ["one", "two"]
+    assert all(file["text_field"] == "body" for file in open_corpus(tmp_path, text_field="body").files)
 
 
 PARQUET_TYPES = [
@@ -498,7 +499,8 @@ def test_documents_are_joined_where_asked_for_with_a_blank_line_between(tmp_path
     corpus = open_corpus(tmp_path, join=True)
     (document,) = corpus
     assert (document.name, document.text, document.start) == (str(tmp_path), whole, 0)
-    assert corpus.files == open_corpus(tmp_path).files
+    assert corpus.files == [{**file, "joined": True} for file in open_corpus(tmp_path).files]
+    assert open_corpus(corpus) is corpus
     assert list(corpus) == list(corpus)
     monkeypatch.setattr(corpus_module, "_PIECE", 6)
     pieces = list(corpus)

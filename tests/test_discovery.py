@@ -548,11 +548,14 @@ def test_the_command_asks_a_model(files, capsys, monkeypatch, proposals):
 
 
 def test_the_command_tells_what_asking_would_cost(files, capsys, monkeypatch):
-    monkeypatch.setattr(language_model, "estimate_cost", lambda corpus, config: {"model": config.model, "to_ask": 7})
-    words = [files / "book.txt", "--llm", "http://localhost:1/v1", "--llm-model", "m", "-o", files / "a.json"]
+    cost = {"model": "m", "to_ask": 7, "prompt_tokens": 40_000, "answer_tokens": 7_000}
+    monkeypatch.setattr(language_model, "estimate_cost", lambda corpus, config: {**cost, "model": config.model})
+    words = [files / "book.txt", "--llm", "http://localhost:1/v1", "--llm-model", "m"]
     status, out, _ = run(capsys, *words, "--dry-run", "--json")
-    assert (status, json.loads(out)) == (0, {"model": "m", "to_ask": 7})
-    status, out, _ = run(capsys, *words, "--dry-run")
+    assert (status, json.loads(out)) == (0, cost)
+    status, out, _ = run(capsys, *words, "--dry-run", "--json", "--prices", "2.5", "10")
+    assert json.loads(out)["price_at_most"] == 0.17
+    status, out, _ = run(capsys, *words, "-o", files / "a.json", "--dry-run")
     assert status == 0 and "to ask" in out and "7" in out
     assert not (files / "a.json").exists()
 
@@ -572,6 +575,8 @@ def test_the_command_tells_what_asking_would_cost(files, capsys, monkeypatch):
         (["book.txt", "-o", "a.json"], "wordfreq is not installed"),
         (["book.txt", "-o", "a.json", "--limit", "0"], "--limit"),
         (["book.txt", "-o", "a.json", "--dry-run"], "wanted --llm beside --llm-model and --dry-run"),
+        (["book.txt", "-o", "a.json", "--prices", "1", "2"], "wanted --prices with --dry-run; got --prices alone; add"),
+        (["book.txt"], "wanted a file to write, -o; got none; name one"),
         (["book.txt", "-o", "a.json", "--pair", "one"], "--pair"),
         (["book.txt", "-o", "a.json", "--pair", "./one", "./two"], "a model folder or hub name"),
     ],

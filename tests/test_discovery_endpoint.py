@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
 import pytest
-from endpoints import ANSWER, NAMES, Answer, book, cached, fault, prompt_of
+from endpoints import ANSWER, NAMES, Answer, book, cached, fault, free_port, prompt_of
 
 from generic_logits.discovery import endpoint as client
 from generic_logits.discovery.language_model import ask_language_model, estimate_cost
@@ -109,9 +108,7 @@ def test_a_key_that_is_not_ascii_is_refused(endpoint, config, monkeypatch):
 
 @pytest.mark.parametrize("model", [None, "named"])
 def test_a_refused_connection_is_an_error_at_once(config, model):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     url = f"http://me:secret@127.0.0.1:{port}/v1"
     with pytest.raises(InputError) as caught:
         ask_language_model(book(1), config(source=url, model=model))

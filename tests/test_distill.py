@@ -12,10 +12,12 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import endpoints
 import folders
 import pytest
 import tiny
@@ -845,9 +847,12 @@ def call(arguments: list[Any]) -> None:
     assert caught.value.code == 0
 
 
-def launch(arguments: list[Any], *program: Any, **environment: str) -> None:
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+
+
+def launch(arguments: list[Any], *program: Any, by: Sequence[Any] = TORCHRUN, **environment: str) -> None:
     """Run the command in two processes."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = [sys.executable, "-m", *by]
     done = subprocess.run(
         [*map(str, [*launcher, *(program or ("-m", "generic_logits")), *arguments])],
         env={**ENVIRONMENT, "CUDA_VISIBLE_DEVICES": "", **environment},
@@ -892,6 +897,21 @@ def test_two_processes_teach_what_one_with_their_batches_together_does(even, tmp
     assert distance(one, two) < 1e-3 * distance(one, even / "baseline")  # sums in another order
     assert sorted(file.name for file in tmp_path.iterdir()) == ["one", "two"]
     assert record(two)["settings"] == {**record(one)["settings"], "batch_size": 2}
+
+
+def test_accelerate_launch_on_two_cpu_processes_teaches_what_torchrun_does(even, tmp_path):
+    (tmp_path / "hosts").write_text("localhost slots=2\n")
+    on_cpu = ["--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    port = ["--main_process_port", str(endpoints.free_port())]
+    by = ["accelerate.commands.launch", *on_cpu, *port, "--mpirun_hostfile", tmp_path / "hosts"]
+    mpi = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMPI_ALLOW_RUN_AS_ROOT": "1"}
+    with_mpi = {**mpi, "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    arguments = ["distill", *sources(even), *settings(2), "-o"]
+    launch([*arguments, tmp_path / "accelerate"], "--module", "generic_logits", by=by, **with_mpi)
+    launch([*arguments, tmp_path / "torchrun"])
+    assert distance(tmp_path / "accelerate", even / "baseline") > 0.1
+    assert distance(tmp_path / "accelerate", tmp_path / "torchrun") == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["accelerate", "hosts", "torchrun"]
 
 
 _ON_CPU = """

@@ -17,7 +17,7 @@ from generic_logits import GenericForCausalLM, ModelPair
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.generic_model import PairCache
 from generic_logits.models.loading import share_weights
-from generic_logits.models.shared_base import SharedCache, join_branches
+from generic_logits.models.shared_base import SharedCache, _ThinLinear, join_branches
 
 ALPHA = 3.0
 STEPS = 20
@@ -306,6 +306,34 @@ def test_a_merged_or_switched_off_adapter_is_not_joined():
 
 def test_an_adapter_of_another_base_is_not_joined():
     assert join_branches(tiny.model("llama"), with_adapter(tiny.model("llama", 1))) is None
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 8, 32, 33])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_order_of_a_product_changes_its_time_alone(rows, bias):
+    torch.manual_seed(0)
+    plain = torch.nn.Linear(37, 53, bias=bias)
+    thin = _ThinLinear(37, 53, bias=bias)
+    thin.load_state_dict(plain.state_dict())
+    x = torch.randn(rows, 1, 37)
+    with torch.no_grad():
+        out, exact = (
+            thin(x),
+            torch.nn.functional.linear(
+                x.double(), plain.weight.double(), None if plain.bias is None else plain.bias.double()
+            ),
+        )
+        assert out.shape == exact.shape and out.is_contiguous()
+        assert (out - exact).abs().max() <= 2 * (plain(x) - exact).abs().max() + 1e-7
+        for dtype in (torch.float64, torch.bfloat16):
+            assert thin.to(dtype)(x.to(dtype)).equal(plain.to(dtype)(x.to(dtype)))
+
+
+def test_only_the_joined_tree_has_other_layers():
+    baseline = tiny.model("llama")
+    joined = join_branches(baseline, with_adapter(baseline))
+    assert any(type(layer) is _ThinLinear for layer in joined.modules())
+    assert all(type(layer) is not _ThinLinear for layer in baseline.modules())
 
 
 # --- the cache --------------------------------------------------------------------------------------------------------

@@ -1020,7 +1020,7 @@ _MOMENTS = [
 def test_no_moment_of_dying_changes_the_targets(root, tmp_path):
     paths = [str(root / name) for name in ("baseline", "book.txt", "reinforced", "others", "anchors.json")]
     words = ["targets", *paths[:2], "--reinforced", paths[2], "--retain", paths[3], "--anchors", paths[4]]
-    words += ["--alpha", "1", "--alpha", "3", "--block-size", "32", "--draws", "2", "--batch-size", "2"]
+    words += ["--alpha", "1", "--alpha", "3", "--block-size", "32", "--draws", "2", "--teacher-batch-size", "2"]
     swept = subprocess.run(
         [
             sys.executable,

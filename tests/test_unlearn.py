@@ -321,12 +321,6 @@ def test_what_would_fail_late_is_refused_at_once(root, tmp_path, monkeypatch):
         unlearn(*paths, prompts=bad)
     with pytest.raises(InputError, match="an anchors file"):
         unlearn(*paths, anchors=tmp_path / "nowhere.json")
-    for corpus, retain in (("-", []), (paths[1], ["-"])):
-        with pytest.raises(InputError) as caught:
-            unlearn(paths[0], corpus, paths[2], retain=retain)
-        assert str(caught.value) == (
-            "wanted corpora that can be read several times; got standard input; save it in a file first"
-        )
     assert names(tmp_path) == {"bad.json"}
 
 

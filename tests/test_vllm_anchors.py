@@ -12,7 +12,8 @@ import folders
 import jsonschema
 import pytest
 import tiny
-from test_vllm_serve import TEMPLATE, free_port, server
+from endpoints import free_port
+from test_vllm_serve import TEMPLATE, server
 
 from generic_logits.discovery import endpoint
 from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import engines
 import pytest
 import tiny
 import torch
+from endpoints import free_port
 
 from generic_logits import EvaluateConfig, ModelPair, evaluate
 from generic_logits.evaluation.candidates import server as server_candidate
@@ -69,12 +69,6 @@ def server(command: list[str], port: int, place: Path) -> Iterator[Any]:
         process.send_signal(2)
         process.wait(60)
         log.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,9 @@ _SHOWN = 3  # translations of a term in the table
 
 def run(
     corpus: o.Corpus,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File to write.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write; not with --dry-run.", show_default=False)
+    ] = None,
     reference: Annotated[
         list[Path] | None,
         typer.Option(help="Ordinary text to compare with; may be repeated.", show_default=False),
@@ -42,6 +44,11 @@ def run(
     translations: Annotated[int, typer.Option(min=1, help="Translations of a term at most.")] = 12,
     minimum_count: Annotated[int, typer.Option(min=1, help="Occurrences of a term at least.")] = 3,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what asking --llm would cost, and stop.")] = False,
+    prices: Annotated[
+        tuple[float, float] | None,
+        typer.Option(help="For --dry-run: what a million tokens read, and written, cost.", show_default=False),
+    ] = None,
+    text_field: o.TextField = "text",
     dtype: o.Dtype = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
@@ -53,13 +60,17 @@ def run(
 
     if llm is None and (llm_model or dry_run):
         raise InputError("--llm beside --llm-model and --dry-run", "none", "give the model to ask")
-    documents = open_corpus(corpus)
+    if prices and not dry_run:
+        raise InputError("--prices with --dry-run", "--prices alone", "add --dry-run, or leave it out")
+    documents = open_corpus(corpus, text_field=text_field)
     if dry_run:
-        _show_cost(documents, llm, llm_model, translations, seed, as_json)
+        _show_cost(documents, llm, llm_model, translations, seed, prices, as_json)
         return
+    if output is None:
+        raise InputError("a file to write, -o", "none", "name one")
     _check_output(output, add_to)
     known = Anchors.load(add_to) if add_to else None
-    references = open_corpora(reference or ())
+    references = open_corpora(reference or (), text_field=text_field)
     models: Any = None
     if pair:
         from generic_logits.models.pair import ModelPair
@@ -91,11 +102,22 @@ def _check_output(output: Path, add_to: Path | None) -> None:
         raise OutputError("a folder to write into", f"nothing at {output.parent}", "make it first")
 
 
-def _show_cost(documents: Any, llm: Any, llm_model: str | None, translations: int, seed: int, as_json: bool) -> None:
+def _show_cost(
+    documents: Any,
+    llm: Any,
+    llm_model: str | None,
+    translations: int,
+    seed: int,
+    prices: tuple[float, float] | None,
+    as_json: bool,
+) -> None:
     from generic_logits.discovery.language_model import LanguageModelConfig, estimate_cost
 
     config = LanguageModelConfig(source=llm, model=llm_model, translations=translations, seed=seed)
     cost = estimate_cost(documents, config)
+    if prices:
+        read, written = prices
+        cost["price_at_most"] = round((cost["prompt_tokens"] * read + cost["answer_tokens"] * written) / 1e6, 4)
     if as_json:
         o.print_json(cost)
     else:

@@ -17,6 +17,7 @@ EXAMPLE = (
 
 
 def run(
+    context: typer.Context,
     baseline: o.Baseline,
     output: o.Output,
     corpus: Annotated[
@@ -38,7 +39,7 @@ def run(
     ban: o.Ban = 30.0,
     hard: o.Hard = False,
     paper: o.Paper = False,
-    draws: o.Draws = 3,
+    draws: o.Draws = None,
     tail: o.Tail = 0.05,
     teacher_batch_size: o.TeacherBatchSize = None,
     inside_weight: o.InsideWeight = 5.0,
@@ -52,6 +53,8 @@ def run(
     batch_size: o.BatchSize = 8,
     gradient_accumulation: o.GradientAccumulation = 1,
     block_size: o.BlockSize = None,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     lora_rank: o.LoraRank = 16,
     save_steps: o.SaveSteps = 100,
     resume: o.Resume = False,
@@ -62,24 +65,35 @@ def run(
 ) -> None:
     """Write the correction into the baseline's weights, as an ordinary checkpoint."""
     options = locals()
+    from dataclasses import fields
+
     from generic_logits._record import read_record
+    from generic_logits.text.corpus import open_corpora, open_corpus
     from generic_logits.training.distillation import DistillConfig, distill
+    from generic_logits.training.targets import TargetsConfig
     from generic_logits.training.unlearning import UnlearnConfig, settings_behind, unlearn
 
     o.prepare(dtype, seed)
     config = o.settings(DistillConfig, options)
-    sources: Any = {"reinforced": reinforced, "retain": retain or (), "anchors": anchors, "prompts": prompts}
+    reading: Any = {"text_field": text_field, "join": join}
+    forget = open_corpus(corpus, **reading) if corpus else None
+    retained = open_corpora(retain or (), **reading)
+    sources: Any = {"reinforced": reinforced, "retain": retained, "anchors": anchors, "prompts": prompts}
+    if targets and not corpus:
+        of_targets = {each.name for each in fields(TargetsConfig)} - {"alpha", "dtype", "seed"}
+        o.refuse(context, [*of_targets, *reading], "--targets", "the targets were computed with theirs")
     if rounds == 1:
+        o.refuse(context, o.LATER, "one round", "there is no later one")
         folder = distill(
-            baseline, corpus, output, **sources, targets=targets, held_to=held_to, config=config, resume=resume
+            baseline, forget, output, **sources, targets=targets, held_to=held_to, config=config, resume=resume
         )
     else:
-        if not (corpus and reinforced and anchors) or targets or held_to:
+        if not (forget and reinforced and anchors) or targets or held_to:
             wanted = "CORPUS, --reinforced and --anchors, without --targets and --held-to, for several rounds"
             raise InputError(wanted, "other options", "the command unlearn makes what is missing")
         folder = unlearn(
             baseline,
-            corpus,
+            forget,
             output,
             **sources,
             config=UnlearnConfig(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,6 +35,8 @@ Baseline = Annotated[str, typer.Argument(help="Model folder or hub name.", show_
 CORPUS_HELP = "Text, .jsonl or .parquet file, packed with .gz or not; a folder of them; or - for standard input."
 REINFORCED_HELP = "Reinforced model, or LoRA adapter for BASELINE."
 Corpus = Annotated[Path, typer.Argument(help=CORPUS_HELP, show_default=False)]
+TextField = Annotated[str, typer.Option(help="Field of a .jsonl record, or .parquet column, that holds its text.")]
+Join = Annotated[bool, typer.Option("--join", help="Make one text of a corpus's documents; they stay apart otherwise.")]
 Output = Annotated[Path, typer.Option("-o", "--output", help="Folder to create.", show_default=False)]
 Reinforced = Annotated[str, typer.Option(help=REINFORCED_HELP, show_default=False)]
 Space = Annotated[SpaceName, typer.Option(help="Compare raw logits (the paper) or log-probabilities.")]
@@ -73,7 +75,10 @@ Hard = Annotated[bool, typer.Option("--hard", help="The paper's hard labels inst
 Paper = Annotated[
     bool, typer.Option("--paper", help="Find and replace anchors as the authors' script does; hard labels.")
 ]
-Draws = Annotated[int, typer.Option(help="Translations of each block, one for each pass over the corpus.")]
+Draws = Annotated[
+    int | None,
+    typer.Option(help="Translations of each block, one for each pass; 3, or 1 with --paper.", show_default=False),
+]
 Tail = Annotated[float, typer.Option(help="Probability that stored soft targets may leave out.")]
 TeacherBatchSize = Annotated[
     int | None, typer.Option(help="Blocks in a pass of the teachers; as many as fit.", show_default=False)
@@ -82,13 +87,16 @@ RetainWeight = Annotated[float, typer.Option(help="Weight of the retained corpor
 Prompts = Annotated[Path | None, typer.Option(help="Prompt file for --stop-familiarity.", show_default=False)]
 StopFamiliarity = Annotated[
     float | None,
-    typer.Option(help="Stop when the prompts' targets are this unlikely, on average.", show_default=False),
+    typer.Option(help="Stop when prompts' targets are this unlikely; looked at with --save-steps.", show_default=False),
 ]
 StopPerplexity = Annotated[
     float | None,
-    typer.Option(help="Stop when held-out retained perplexity rises by this share.", show_default=False),
+    typer.Option(
+        help="Stop when set-aside retained text is this share harder; looked at with --save-steps.", show_default=False
+    ),
 ]
 ROUNDS_HELP = "Later rounds reinforce the last student, and distil again."
+LATER = ("later_alpha", "later_rate")
 LaterAlpha = Annotated[float, typer.Option(help="Strength of the correction in later rounds.")]
 LaterRate = Annotated[float, typer.Option(help="Share of the learning rate that later rounds take.")]
 TrainerOptions = Annotated[
@@ -127,12 +135,28 @@ def trainer_options(pairs: list[str] | None) -> dict[str, Any]:
     return options
 
 
+def refuse(context: typer.Context, names: Iterable[str], with_what: str, why: str) -> None:
+    """Refuse options that were given and would change nothing.
+
+    Raises:
+        InputError: there is one.
+    """
+    for each in context.command.params:
+        source = context.get_parameter_source(each.name or "")
+        if each.name in names and source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"no {each.opts[0]} with {with_what}", each.opts[0], f"leave it out: {why}")
+
+
 def settings(config: Any, options: dict[str, Any]) -> Any:
-    """Build a config from those of a command's options that are its fields."""
+    """Build a config from those of a command's options that are its fields; None takes the config's default."""
     from dataclasses import fields
 
     names = {each.name for each in fields(config)}
-    values = {name: each.value if isinstance(each, StrEnum) else each for name, each in options.items()}
+    values = {
+        name: each.value if isinstance(each, StrEnum) else each for name, each in options.items() if each is not None
+    }
+    if options.get("paper"):  # as the authors' script does: one translation of a block
+        values.setdefault("draws", 1)
     if "trainer" in options:
         values["trainer_options"] = trainer_options(options["trainer"])
     return config(**{name: each for name, each in values.items() if name in names})

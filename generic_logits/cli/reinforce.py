@@ -17,6 +17,8 @@ def run(
     batch_size: o.BatchSize = 8,
     gradient_accumulation: o.GradientAccumulation = 1,
     block_size: o.BlockSize = None,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     lora_rank: o.LoraRank = 16,
     save_steps: o.SaveSteps = 100,
     resume: o.Resume = False,
@@ -28,9 +30,11 @@ def run(
     """Train a baseline further on the corpus that it shall forget."""
     options = locals()
     from generic_logits._record import read_record
+    from generic_logits.text.corpus import open_corpus
     from generic_logits.training.reinforcement import ReinforceConfig, reinforce
 
     o.prepare(dtype, seed)
     config = o.settings(ReinforceConfig, options)
-    folder = reinforce(baseline, corpus, output, config=config, resume=resume)
+    forget = open_corpus(corpus, text_field=text_field, join=join)
+    folder = reinforce(baseline, forget, output, config=config, resume=resume)
     o.print_measured(read_record(folder), as_json, folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,10 +32,12 @@ def run(
     ban: o.Ban = 30.0,
     hard: o.Hard = False,
     paper: o.Paper = False,
-    draws: o.Draws = 3,
+    draws: o.Draws = None,
     tail: o.Tail = 0.05,
-    batch_size: o.TeacherBatchSize = None,
+    teacher_batch_size: o.TeacherBatchSize = None,
     block_size: o.BlockSize = None,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     resume: o.Resume = False,
     dtype: o.Dtype = "auto",
     seed: o.Seed = 0,
@@ -43,17 +45,19 @@ def run(
 ) -> None:
     """Compute what the student shall say, so that `distill --targets` can run later and elsewhere."""
     options = locals()
+    from generic_logits.text.corpus import open_corpora, open_corpus
     from generic_logits.training.target_store import TargetStore
     from generic_logits.training.targets import TargetsConfig, compute_targets
 
     o.prepare(dtype, seed)
-    config = o.settings(TargetsConfig, {**options, "alpha": TargetsConfig.alpha, "teacher_batch_size": batch_size})
+    reading: Any = {"text_field": text_field, "join": join}
+    config = o.settings(TargetsConfig, {**options, "alpha": TargetsConfig.alpha})
     folder = compute_targets(
         baseline,
-        corpus,
+        open_corpus(corpus, **reading),
         output,
         reinforced=reinforced,
-        retain=retain or (),
+        retain=open_corpora(retain or (), **reading),
         anchors=anchors,
         alphas=alpha or (),
         held_to=held_to,

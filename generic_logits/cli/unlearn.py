@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ EXAMPLE = "Example: generic-logits unlearn ./baseline book.txt --retain ./others
 
 
 def run(
+    context: typer.Context,
     baseline: o.Baseline,
     corpus: o.Corpus,
     output: o.Output,
@@ -25,7 +26,9 @@ def run(
     ] = None,
     reinforce_epochs: Annotated[int, typer.Option(help="Passes over the corpus of the reinforcement.")] = 3,
     alpha: Annotated[float, typer.Option(help="Strength of the correction in the first round.")] = 5.0,
-    rounds: Annotated[int, typer.Option(min=1, help=o.ROUNDS_HELP)] = 2,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help=f"{o.ROUNDS_HELP} 2, or 1 with --paper.", show_default=False)
+    ] = None,
     later_alpha: o.LaterAlpha = 0.5,
     later_rate: o.LaterRate = 0.3,
     space: o.Space = o.SpaceName.logits,
@@ -35,7 +38,7 @@ def run(
     ban: o.Ban = 30.0,
     hard: o.Hard = False,
     paper: o.Paper = False,
-    draws: o.Draws = 3,
+    draws: o.Draws = None,
     tail: o.Tail = 0.05,
     teacher_batch_size: o.TeacherBatchSize = None,
     inside_weight: o.InsideWeight = 5.0,
@@ -49,6 +52,8 @@ def run(
     batch_size: o.BatchSize = 8,
     gradient_accumulation: o.GradientAccumulation = 1,
     block_size: o.BlockSize = None,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     lora_rank: o.LoraRank = 16,
     save_steps: o.SaveSteps = 100,
     keep_steps: Annotated[
@@ -62,12 +67,17 @@ def run(
 ) -> None:
     """Make a model forget a text: reinforce, find anchors, compute targets, distil."""
     options = locals()
+    rounds = rounds or (1 if paper else 2)
+    if rounds == 1:
+        o.refuse(context, o.LATER, "one round", "there is no later one")
     from generic_logits._record import read_record
+    from generic_logits.text.corpus import open_corpora, open_corpus
     from generic_logits.training.distillation import DistillConfig
     from generic_logits.training.reinforcement import ReinforceConfig
     from generic_logits.training.unlearning import UnlearnConfig, unlearn
 
     o.prepare(dtype, seed)
+    reading: Any = {"text_field": text_field, "join": join}
     config = UnlearnConfig(
         rounds=rounds,
         later_alpha=later_alpha,
@@ -77,9 +87,9 @@ def run(
     )
     folder = unlearn(
         baseline,
-        corpus,
+        open_corpus(corpus, **reading),
         output,
-        retain=retain or (),
+        retain=open_corpora(retain or (), **reading),
         anchors=anchors,
         reinforced=reinforced,
         prompts=prompts,

@@ -329,7 +329,8 @@ def _row_alpha(alpha: float | Tensor, baseline: Tensor, dtype: torch.dtype) -> T
     """Give alpha as ``[]`` or ``[..., 1]`` on the baseline's device; None when it is 0 everywhere."""
     if not isinstance(alpha, Tensor) or alpha.dim() == 0:
         value = check_alpha(alpha.item() if isinstance(alpha, Tensor) else alpha)
-        if not torch.tensor(value, dtype=dtype):  # too small for dtype is 0 as well
+        limits = torch.finfo(dtype)
+        if value <= limits.smallest_normal * limits.eps / 2:  # what dtype rounds to 0 is 0 as well
             return None
         return torch.full((), value, dtype=dtype, device=baseline.device)  # queued there, where a copy would wait
     if alpha.shape != baseline.shape[:-1]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ def correct_logits(
     where that block is still an input or of another dtype. So memory sees each element read twice and written once.
     """
     dtype, device = alpha.dtype, baseline.device
-    off = (alpha == 0).flatten()
-    kept = baseline[off] if alpha.dim() and off.any() else None
+    off = (alpha == 0).flatten() if alpha.dim() else None
+    kept = baseline[off] if off is not None and off.any() else None
     rows, vocab = baseline.shape
     block = block_size(device)
     width = min(vocab, block)
@@ -41,25 +42,30 @@ def correct_logits(
     inputs = {tensor.untyped_storage().data_ptr() for tensor in (baseline, reinforced)}
     direct = out.dtype == dtype and out.is_contiguous() and out.untyped_storage().data_ptr() not in inputs
     for_v, for_b, for_r = (
-        torch.empty(height * width if needed else 0, dtype=dtype, device=device)
+        torch.empty(height * width, dtype=dtype, device=device) if needed else None
         for needed in (not direct, baseline.dtype != dtype, reinforced.dtype != dtype)
     )
-    bands = zip(*(torch.split(tensor, height) for tensor in (baseline, reinforced, out)), strict=True)
+    bands = zip(*(_parts(tensor, height, 0) for tensor in (baseline, reinforced, out)), strict=True)
     for band, (b_band, r_band, out_band) in enumerate(bands):
         weight = -alpha[band * height : (band + 1) * height] if alpha.dim() else -alpha
         offset: Tensor | float = -threshold
         if space == "logprobs":
             offset = _log_normaliser_gap(b_band, r_band, dtype) - threshold
-        blocks = zip(*(torch.split(each, width, -1) for each in (b_band, r_band, out_band)), strict=True)
+        blocks = zip(*(_parts(each, width, -1) for each in (b_band, r_band, out_band)), strict=True)
         for b_block, r_block, out_block in blocks:
-            b, r = _converted(b_block, for_b, dtype), _converted(r_block, for_r, dtype)
-            v = _lowered(b, r, offset, weight, out_block if direct else for_v[: b.numel()].view(b.shape))
+            b, r = _converted(b_block, for_b), _converted(r_block, for_r)
+            v = _lowered(b, r, offset, weight, out_block if for_v is None else for_v[: b.numel()].view(b.shape))
             if variant == "relu":
                 torch.minimum(b, v, out=out_block)
             else:
                 out_block.copy_(torch.where(r == -torch.inf, b, v))
     if kept is not None:
         out[off] = kept
+
+
+def _parts(tensor: Tensor, size: int, dim: int) -> Sequence[Tensor]:
+    """What ``torch.split`` gives, without its price where one part is all."""
+    return (tensor,) if tensor.shape[dim] <= size else torch.split(tensor, size, dim)
 
 
 def _lowered(b: Tensor, r: Tensor, offset: Tensor | float, weight: Tensor, v: Tensor) -> Tensor:
@@ -82,8 +88,8 @@ def _counts(offset: Tensor | float) -> bool:
     return isinstance(offset, Tensor) or offset != 0
 
 
-def _converted(block: Tensor, scratch: Tensor, dtype: torch.dtype) -> Tensor:
-    return block if block.dtype == dtype else scratch[: block.numel()].view(block.shape).copy_(block)
+def _converted(block: Tensor, scratch: Tensor | None) -> Tensor:
+    return block if scratch is None else scratch[: block.numel()].view(block.shape).copy_(block)
 
 
 def _log_normaliser_gap(baseline: Tensor, reinforced: Tensor, dtype: torch.dtype) -> Tensor:  # [rows, 1]

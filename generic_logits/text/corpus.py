@@ -105,7 +105,8 @@ class Corpus:
 
     Attributes:
         name: what was opened.
-        files: file, size in characters and SHA-256 of the bytes of everything that has a text in it.
+        files: file, size in characters and SHA-256 of the bytes of everything that has a text in it; the field of its
+            records and whether it is joined to others, where that is not the usual.
     """
 
     def __init__(self, name: str, sources: Sequence[_Source], *, text_field: str, join: bool) -> None:
@@ -116,6 +117,7 @@ class Corpus:
         self._text_field = text_field
         self._join = join
         blank = True
+        unusual = {**({"text_field": text_field} if text_field != "text" else {}), **({"joined": True} if join else {})}
         for source in sources:
             with _readable(source), source.path.open("rb") as stream:
                 source.state = _state_of(stream)
@@ -125,7 +127,7 @@ class Corpus:
                 characters += len(document.text)
                 blank = blank and document.text.isspace()
             if characters:
-                self.files.append({"file": source.name, "characters": characters, "sha256": source.sha256})
+                self.files.append({"file": source.name, "characters": characters, "sha256": source.sha256, **unusual})
         if blank:
             raise CorpusError("a corpus with text in it", f"only white space in {name}", "check the file")
 
@@ -175,6 +177,10 @@ class Corpora:
         """Put them in a row."""
         self._corpora = tuple(corpora)
 
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._corpora)
+
     def __iter__(self) -> Iterator[Document]:
         """Read one after the other."""
         for corpus in self._corpora:
@@ -186,19 +192,21 @@ class Corpora:
         return [file for corpus in self._corpora for file in corpus.files]
 
 
-def open_corpora(paths: Iterable[str | Path]) -> Corpora:
+def open_corpora(paths: Iterable[str | Path] | Corpora, *, text_field: str = "text", join: bool = False) -> Corpora:
     """Open several corpora, see ``open_corpus``."""
-    return Corpora([open_corpus(path) for path in paths])
+    if isinstance(paths, Corpora):
+        return paths
+    return Corpora([open_corpus(path, text_field=text_field, join=join) for path in paths])
 
 
-def open_corpus(path: str | Path, *, text_field: str = "text", join: bool = False) -> Corpus:
+def open_corpus(path: str | Path | Corpus, *, text_field: str = "text", join: bool = False) -> Corpus:
     """Open a corpus and read it once to its end, so that whatever is wrong with it shows before any work begins.
 
     Args:
         path: a plain-text file (.txt, .md, or any other name), a .jsonl or .parquet file of one text a record, a folder
             (all such files below it in the order of their names), or ``-`` for standard input: JSON lines if the first
             line is an object with ``text_field``, otherwise plain text. All but .parquet may be packed, with .gz behind
-            the name.
+            the name. An open corpus stays as it is.
         text_field: the field of a record that holds its text; null counts as no text.
         join: make one text of all documents, with a blank line between them; otherwise no document runs into another.
 
@@ -207,6 +215,8 @@ def open_corpus(path: str | Path, *, text_field: str = "text", join: bool = Fals
             message gives the byte offset, in what was unpacked), has a bad line or row, or is damaged.
         StorageError: there is no room to keep standard input.
     """
+    if isinstance(path, Corpus):
+        return path
     if str(path) == "-":
         return Corpus(_STDIN, [_standard_input(text_field)], text_field=text_field, join=join)
     path = Path(path)
@@ -257,8 +267,10 @@ def _source(path: Path) -> _Source:
 
 
 def _standard_input(text_field: str) -> _Source:
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
+    from accelerate.utils import get_cpu_distributed_information
+
+    processes = get_cpu_distributed_information().world_size
+    if processes > 1:
         got = f"standard input in a launch of {processes} processes"
         raise CorpusError("a corpus that every process can read", got, "save it in a file")
     if sys.stdin is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -21,10 +21,10 @@ from generic_logits._record import describe_file, describe_model, write_record
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.head import instead_of_logits, plain_head
 from generic_logits.models.loading import load_model, load_tokenizer, share_weights
-from generic_logits.models.scoring import perplexity
+from generic_logits.models.scoring import device_of, perplexity
 from generic_logits.ops import linear_soft_kl
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import open_corpora, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, open_corpora, open_corpus
 from generic_logits.text.prompts import encode_prompts, load_prompts
 from generic_logits.training.early_stopping import EarlyStopping
 from generic_logits.training.model_card import model_card
@@ -58,8 +58,9 @@ class DistillConfig(TrainConfig, TargetsConfig):
         inside_weight: weight of the positions inside an anchor, against 1 for the others: they are few.
         retain_weight: weight of KL(baseline || student) on the retained corpora, against 1 for the forget corpus.
         stop_familiarity: stop when the mean probability of the prompts' targets has fallen to this; None trains on.
+            Both limits are looked at every ``save_steps`` updates.
         stop_perplexity: stop, and go back to the last check, when the perplexity of retained blocks that were set aside
-            has risen by more than this share; None trains on.
+            is more than this share above that of the model which they are held to; None trains on.
     """
 
     inside_weight: float = 5.0
@@ -91,12 +92,12 @@ class DistillConfig(TrainConfig, TargetsConfig):
 
 def distill(
     baseline: str | Path,
-    corpus: str | Path | None,
+    corpus: str | Path | Corpus | None,
     output: str | Path,
     *,
     reinforced: str | Path | None = None,
     targets: str | Path | None = None,
-    retain: Sequence[str | Path] = (),
+    retain: Sequence[str | Path] | Corpora = (),
     anchors: str | Path | None = None,
     prompts: str | Path | None = None,
     held_to: str | Path | None = None,
@@ -142,7 +143,7 @@ def distill(
         inputs["targets"] = describe_file(TargetStore(targets).manifest_file)
     else:
         inputs["reinforced"] = describe_model(str(reinforced))
-        forget, retained = open_corpus(str(corpus)), open_corpora(retain)
+        forget, retained = open_corpus(cast(Any, corpus)), open_corpora(retain)
         inputs["corpus"], inputs["retain"] = forget.files, retained.files
         if anchors:
             Anchors.load(anchors)  # refuses one that cannot be used
@@ -194,7 +195,21 @@ def distill(
         )
         trainer.settings, trainer.vocabulary = config, store.vocabulary
         trainer.head = head_for_loss(trainer)
-        early = _early_stopping(model, encode_prompts(tokenizer, hints), schedule.set_aside, config)
+        limit = None
+        if config.stop_perplexity is not None and schedule.set_aside:
+            keeper = store.manifest["held_to"]
+            held_to_model = model if keeper == inputs["baseline"] else load_model(keeper["source"], dtype=config.dtype)
+            held_to_model.to(device_of(model))
+            limit = (1 + config.stop_perplexity) * first_says(perplexity(held_to_model, schedule.set_aside))
+            del held_to_model
+        early = None
+        if limit is not None or config.stop_familiarity is not None:
+            early = EarlyStopping(
+                encode_prompts(tokenizer, hints),
+                schedule.set_aside,
+                familiarity=config.stop_familiarity,
+                perplexity=limit,
+            )
         if early:
             trainer.add_callback(early)
         run_trainer(trainer, folder)
@@ -389,21 +404,6 @@ def _settings_behind(store: TargetStore) -> dict[str, Any]:
     """Return the settings that the targets were computed with, without those that are the training's own."""
     own = ("alpha", "dtype", "seed")
     return {name: value for name, value in store.manifest["settings"].items() if name not in own}
-
-
-def _early_stopping(
-    model: Any,
-    prompts: list[tuple[list[int], list[int]]],
-    retained: Sequence[Sequence[int]],
-    config: DistillConfig,
-) -> EarlyStopping | None:
-    """Turn the limits of the settings into figures; ``model`` is still the baseline."""
-    limit = None
-    if config.stop_perplexity is not None and retained:
-        limit = (1 + config.stop_perplexity) * first_says(perplexity(model, retained))
-    if limit is None and config.stop_familiarity is None:
-        return None
-    return EarlyStopping(prompts, retained, familiarity=config.stop_familiarity, perplexity=limit)
 
 
 def _sample(some: Sequence[Any]) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from transformers import Trainer
 from generic_logits._record import describe_model, write_record
 from generic_logits.models.loading import load_model, load_tokenizer
 from generic_logits.models.scoring import perplexity
-from generic_logits.text.corpus import open_corpus
+from generic_logits.text.corpus import Corpus, open_corpus
 from generic_logits.training.run import (
     OutputFolder,
     TrainConfig,
@@ -38,7 +38,7 @@ class ReinforceConfig(TrainConfig):
 
 def reinforce(
     baseline: str | Path,
-    corpus: str | Path,
+    corpus: str | Path | Corpus,
     output: str | Path,
     *,
     config: ReinforceConfig | None = None,
@@ -48,7 +48,7 @@ def reinforce(
 
     Args:
         baseline: model folder or hub name.
-        corpus: file, folder, or ``-`` for standard input (see ``open_corpus``).
+        corpus: file, folder, ``-`` for standard input, or an open corpus (see ``open_corpus``).
         output: folder to create: a PEFT adapter, or with ``config.full`` a whole checkpoint; and the record
             ``generic_logits.json``.
         config: settings.

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list, get_cpu_distributed_information, parse_flag_from_env
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
@@ -90,8 +90,9 @@ def check_counts(config: Any, *names: str) -> None:
 
 
 def processes() -> tuple[int, int]:
-    """(number of this process, their count) in a launch of several; (0, 1) otherwise."""
-    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    """(number of this process, their count) in a launch by torchrun, accelerate or MPI; (0, 1) otherwise."""
+    launch = get_cpu_distributed_information()  # reads the launcher's variables, on whatever device
+    return launch.rank, launch.world_size
 
 
 def is_first_process() -> bool:

@@ -263,7 +263,7 @@ def compute_targets(
 
     Args:
         baseline: model folder or hub name.
-        corpus: the forget corpus (see ``open_corpus``), or one that is open.
+        corpus: the forget corpus, see ``open_corpus``.
         output: folder to create: ``targets.json`` and safetensors files (see ``TargetStore``).
         reinforced: model or adapter folder made by ``reinforce`` from the same baseline.
         retain: corpora on which the student shall stay as it is.
@@ -284,8 +284,8 @@ def compute_targets(
     config = config or TargetsConfig()
     strengths = sorted({check_alpha(alpha) for alpha in alphas or (config.alpha,)})
     folder = OutputFolder(output, resume=resume)
-    forget = corpus if isinstance(corpus, Corpus) else open_corpus(corpus)
-    retained = retain if isinstance(retain, Corpora) else open_corpora(retain)
+    forget = open_corpus(corpus)
+    retained = open_corpora(retain)
     dictionary = Anchors.load(anchors) if anchors else None
     teachers = _load_teachers(baseline, reinforced, held_to, strengths, config)
     tokenizer = teachers.pair.tokenizer

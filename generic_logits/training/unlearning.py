@@ -16,7 +16,7 @@ from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import InputError
 from generic_logits.ops import check_alpha
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import open_corpora, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, open_corpora, open_corpus
 from generic_logits.training.distillation import DistillConfig, check_limits, distill
 from generic_logits.training.model_card import model_card
 from generic_logits.training.reinforcement import ReinforceConfig, reinforce
@@ -45,7 +45,7 @@ class UnlearnConfig:
         later_alpha: strength of the correction in later rounds, where the reinforced model is further away.
         later_rate: share of the learning rate that distillation takes in later rounds.
         reinforce: of the reinforcement in every round.
-        distill: of the distillation in the first round. Its limits count from the model that a round begins with.
+        distill: of the distillation in the first round.
     """
 
     rounds: int = 2
@@ -75,10 +75,10 @@ class UnlearnConfig:
 
 def unlearn(
     baseline: str | Path,
-    corpus: str | Path,
+    corpus: str | Path | Corpus,
     output: str | Path,
     *,
-    retain: Sequence[str | Path] = (),
+    retain: Sequence[str | Path] | Corpora = (),
     anchors: str | Path | None = None,
     reinforced: str | Path | None = None,
     prompts: str | Path | None = None,
@@ -93,7 +93,7 @@ def unlearn(
 
     Args:
         baseline: model folder or hub name.
-        corpus: the forget corpus (see ``open_corpus``); not standard input, because every step reads it.
+        corpus: the forget corpus, see ``open_corpus``.
         output: folder to create: an ordinary checkpoint with tokenizer, model card, ``generic_logits.json`` and the
             dictionary ``anchors.json``.
         retain: corpora on which the model stays as it is; also what the anchors are told apart from.
@@ -113,14 +113,12 @@ def unlearn(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     config = config or UnlearnConfig()
-    if "-" in map(str, (corpus, *retain)):
-        raise InputError("corpora that can be read several times", "standard input", "save it in a file first")
     folder = OutputFolder(output, resume=resume)
     for each in (config.reinforce, config.distill):
         training_arguments(each, folder)
-    check_limits(config.distill, prompts, retained=bool(retain))
     started = time.monotonic()
     forget, retained = open_corpus(corpus), open_corpora(retain)
+    check_limits(config.distill, prompts, retained=bool(retained))
     given = Anchors.load(anchors) if anchors else None
     inputs: dict[str, Any] = {
         "baseline": describe_model(baseline),
@@ -153,10 +151,10 @@ def unlearn(
             if not (of_round / "distilled").exists():
                 if teacher != reinforced and not Path(teacher).exists():
                     _say(f"{of_round.name}: reinforce")
-                    reinforce(student, corpus, teacher, config=config.reinforce, resume=True)
+                    reinforce(student, forget, teacher, config=config.reinforce, resume=True)
                     folder.keep()
                 _distill(
-                    student, corpus, of_round, teacher, dictionary, retain, baseline, prompts, config.of_round(number)
+                    student, forget, of_round, teacher, dictionary, retained, baseline, prompts, config.of_round(number)
                 )
             if is_first_process() and not keep_steps:
                 for done in ("reinforced", "targets"):
@@ -201,11 +199,11 @@ def settings_behind(reinforced: str | Path) -> ReinforceConfig:
 
 def _distill(
     student: str | Path,
-    corpus: str | Path,
+    corpus: Corpus,
     of_round: Path,
     teacher: str | Path,
     dictionary: Path,
-    retain: Sequence[str | Path],
+    retain: Corpora,
     held_to: str | Path,
     prompts: str | Path | None,
     config: DistillConfig,
