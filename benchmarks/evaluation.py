@@ -125,8 +125,9 @@ def order(report: Report) -> list[tuple[str, float]]:
         shares = []
         for measure in measures:
             gold, baseline = (figures[each][measure]["value"] for each in ("gold", "baseline"))
-            shares.append((figures[name][measure]["value"] - gold) / (baseline - gold))
-        return sum(shares) / len(shares)
+            if baseline > gold:
+                shares.append((figures[name][measure]["value"] - gold) / (baseline - gold))
+        return sum(shares) / len(shares) if shares else 0.0
 
     return sorted(((name, known(name)) for name in figures), key=lambda each: -each[1])
 

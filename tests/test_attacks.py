@@ -255,6 +255,11 @@ def test_of_a_pair_the_baseline_learns_and_is_still_corrected():
     assert points[2].scores != points[0].scores != plain[0].scores
 
 
+def test_a_block_is_no_longer_than_the_context():
+    (point,) = relearn(subject(model(family="gpt2", n_positions=32)), [BOOK], PROMPTS, config=RelearnConfig(steps=(2,)))
+    assert len(point.scores) == len(PROMPTS)
+
+
 def test_wider_models_learn_at_a_lower_rate():
     usual, stated = (
         relearn(subject(), [BOOK], PROMPTS, config=RelearnConfig(steps=(0, 2), learning_rate=rate))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,29 @@ def test_of_a_subject_that_only_completes_the_rest_is_left_out(root, material, t
     assert "serve it with vLLM" in reasons[PARTS["probability"].title]
 
 
+def test_twice_the_prompts_cost_twice_the_tokens(root, material, tmp_path):
+    config = EvaluateConfig(
+        new_tokens=6, block_size=32, blocks=2, attacks=("hint", "reword", "role_play", "leak_at_k"), seed=0
+    )
+    fed = []
+    for times in (1, 2):
+        subject = candidates(root)[2].load()
+        subject.model.generation_config.eos_token_id = None
+        tokens: list[int] = []
+        subject.model.register_forward_pre_hook(
+            lambda module, args, kwargs, tokens=tokens: tokens.append(kwargs["input_ids"].numel()), with_kwargs=True
+        )
+        asked = replace(
+            material,
+            retain={},
+            unread="",
+            **{name: tuple(getattr(material, name)) * times for name in ("prompts", "hints", "passages")},
+        )
+        evaluate([given(subject, fingerprint=str(times))], asked, tmp_path / str(times), config=config)
+        fed.append(sum(tokens))
+    assert 1.8 < fed[1] / fed[0] < 2.2
+
+
 # Taking up
 
 
@@ -275,7 +299,7 @@ def test_a_killed_process_is_taken_up(root, tmp_path):
 # Models
 
 
-def test_models_are_loaded_one_at_a_time_and_freed(root, material, tmp_path):
+def test_beside_a_model_only_the_baseline_is_in_memory_and_for_the_distance_alone(root, material, tmp_path):
     alive: list[Any] = []
     most = [0]
 
@@ -295,7 +319,7 @@ def test_models_are_loaded_one_at_a_time_and_freed(root, material, tmp_path):
     several = [counted(checkpoint(f"model {number}", root / "gold")) for number in range(3)]
     config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=())
     evaluate(several, material, tmp_path / "out", config=config)
-    assert len(alive) == 3 and most[0] == 1
+    assert len(alive) == 3 + 2 and most[0] == 2  # the baseline once more beside each of the others, for the distance
 
 
 @pytest.mark.parametrize(

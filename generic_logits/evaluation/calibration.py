@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from generic_logits._record import describe_file, describe_model, software_versions
 from generic_logits.errors import CorpusError, InputError
+from generic_logits.evaluation.candidates import placement
 from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.frontier import draw_frontier
 from generic_logits.evaluation.material import find_terms, sample_text
@@ -158,7 +159,7 @@ def calibrate(
     terms = find_terms(anchors, parts["forget"][0], parts["retain"], text, config.seed)
     prompts = make_probability_prompts(text, terms, count=config.prompts, seed=config.seed)
     with leaving_no_trace(folder):
-        pair = ModelPair.from_pretrained(baseline, reinforced, alpha=0.0, dtype=config.dtype)
+        pair = ModelPair.from_pretrained(baseline, reinforced, alpha=0.0, dtype=config.dtype, **placement())
         blocks = _blocks(pair, parts["retain"], config)
         points = _measure(pair, encode_prompts(pair.tokenizer, prompts), blocks, config)
         chosen, reached = choose(points, config.familiarity)

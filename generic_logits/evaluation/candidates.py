@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from generic_logits._record import weights_fingerprint
 from generic_logits.errors import InputError
 from generic_logits.evaluation.subject import LocalSubject, ServerSubject, Subject
@@ -63,7 +65,7 @@ def checkpoint(name: str, source: Source, *, dtype: str = "auto") -> Candidate:
     check_source(source)
 
     def load() -> Subject:
-        return LocalSubject(name, load_model(source, dtype=dtype), load_tokenizer(source))
+        return LocalSubject(name, load_model(source, dtype=dtype, **placement()), load_tokenizer(source))
 
     return Candidate(name, str(source), "checkpoint", load, _digest(_weights(source), dtype))
 
@@ -90,7 +92,7 @@ def pair(
 
     def load() -> Subject:
         made = ModelPair.from_pretrained(
-            baseline, reinforced, alpha=alpha, space=space, threshold=threshold, dtype=dtype
+            baseline, reinforced, alpha=alpha, space=space, threshold=threshold, dtype=dtype, **placement()
         )
         return LocalSubject(name, made, made.tokenizer)
 
@@ -172,6 +174,11 @@ def check_candidates(candidates: Sequence[Candidate]) -> None:
         of_role = [each.name for each in candidates if each.role == role]
         if len(of_role) > 1:
             raise InputError(f"one {role}", " and ".join(of_role), "leave one out")
+
+
+def placement() -> dict[str, Any]:
+    """Options of ``from_pretrained`` that put a model where it is fast."""
+    return {"device_map": "auto"} if torch.cuda.is_available() else {}
 
 
 def _weights(source: Source) -> list[str | None]:

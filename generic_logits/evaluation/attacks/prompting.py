@@ -14,6 +14,7 @@ from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.subject import Subject
 from generic_logits.text.corpus import encode_prompt
 from generic_logits.text.prompts import Prompt
+from generic_logits.training.run import context_of
 
 PLAIN = "as it is"
 ROOM = 40  # tokens of the context that stay free for an answer
@@ -212,17 +213,12 @@ def _ask(
     score: Score,
 ) -> Point:
     """Score prompts behind their leads, which lose their beginnings where the context ends."""
-    context = context or _context_of(subject.model)
+    if context is None and subject.model is not None:
+        context = context_of(getattr(subject.model, "baseline", subject.model))
     fitted = [_fit(subject.tokenizer, lead, prompt, context) for lead, prompt in zip(leads, prompts, strict=True)]
     asked = [Prompt(lead + prompt.prompt, prompt.target) for lead, prompt in zip(fitted, prompts, strict=True)]
     cut = sum(now != before for now, before in zip(fitted, leads, strict=True))
     return Point(x, score(subject, asked), cut)
-
-
-def _context_of(model: Any) -> int | None:
-    """Tokens that a model, or a pair's baseline, can read; None where there is no limit or nobody says."""
-    config = getattr(getattr(model, "baseline", model), "config", None)
-    return getattr(config.get_text_config(), "max_position_embeddings", None) if config is not None else None
 
 
 def _fit(tokenizer: Any, lead: str, prompt: Prompt, context: int | None) -> str:

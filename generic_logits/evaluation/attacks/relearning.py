@@ -17,8 +17,9 @@ from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.evaluation.subject import Subject
 from generic_logits.models.pair import ModelPair
-from generic_logits.text.corpus import Document, cut_blocks
+from generic_logits.text.corpus import Block, Document, cut_blocks
 from generic_logits.text.prompts import Prompt
+from generic_logits.training.run import context_of, language_model_batch
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class RelearnConfig:
         learning_rate: of AdamW, constant; gradients are clipped to norm 1, weights do not decay. None is .08 divided by
             the model's width: 2e-5 for 4,096, as is usual, and 5e-4 for 160.
         batch_size: blocks in a step, or all of them where there are fewer.
-        block_size: tokens in a block.
+        block_size: tokens in a block, or as many as the model can read.
         seed: of the blocks' order.
     """
 
@@ -95,12 +96,12 @@ def relearn(
     check_prompts(prompts)
     config = config or RelearnConfig()
     documents = [Document("", text, "") for text in texts]
-    cut = cut_blocks(documents, subject.tokenizer, config.block_size)
-    blocks = [block.token_ids for block in cut if len(block.token_ids) > 1]
-    if not blocks:
-        raise InputError("a text to fine-tune on", "none", "give some words of it")
     attacked = copy_baseline(subject)
     model: Any = attacked.model.baseline if isinstance(attacked.model, ModelPair) else attacked.model
+    size = min(config.block_size, context_of(model) or config.block_size)
+    blocks = [block for block in cut_blocks(documents, subject.tokenizer, size) if len(block.token_ids) > 1]
+    if not blocks:
+        raise InputError("a text to fine-tune on", "none", "give some words of it")
     weights = _prepare(model)
     rate = config.learning_rate or 0.08 / model.config.get_text_config().hidden_size
     optimizer = torch.optim.AdamW(weights, lr=rate, weight_decay=0.0)
@@ -108,8 +109,8 @@ def relearn(
     points = []
     for step in range(config.steps[-1] + 1):
         if step:
-            ids, labels = (tensor.to(model.device) for tensor in next(batches))
-            model(input_ids=ids, attention_mask=(labels >= 0).long(), labels=labels).loss.backward()
+            batch = {name: tensor.to(model.device) for name, tensor in next(batches).items()}
+            model(**batch).loss.backward()
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             optimizer.zero_grad()
@@ -126,16 +127,12 @@ def _prepare(model: Any) -> list[Tensor]:
     return [parameter.requires_grad_() for parameter in model.parameters() if parameter.is_floating_point()]
 
 
-def _batches(
-    blocks: Sequence[Sequence[int]], size: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:  # ids and labels, [rows, length]; labels are -100 on the padding
-    draw, queue = Random(seed), list[Sequence[int]]()
+def _batches(blocks: Sequence[Block], size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Batches without an end: all blocks in a drawn order, then in another."""
+    draw, queue = Random(seed), list[Block]()
     size = min(size, len(blocks))
     while True:
         while len(queue) < size:
             queue += draw.sample(blocks, len(blocks))
-        rows, queue = queue[:size], queue[size:]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
-        labels = torch.tensor([[*row, *[-100] * (longest - len(row))] for row in rows])
-        yield ids, labels
+        yield language_model_batch(queue[:size])
+        del queue[:size]
