@@ -135,8 +135,8 @@ def proxy_tuning(baseline: Any, helpers: tuple[Any, Any], prompt: Tensor, new: i
 def run(*, quick: bool) -> list[Row]:
     shape = {"hidden": 128, "layers": 2, "vocab": 2048} if quick else {"hidden": 1024, "layers": 12, "vocab": 32000}
     small = {**shape, "hidden": shape["hidden"] // 4, "layers": max(1, shape["layers"] // 2)}
-    rounds, new = (3, 12) if quick else (5, 24)
-    cases = [(1, 64), (2, 64)] if quick else [(1, 200), (1, 2000), (2, 200), (4, 200), (8, 200)]
+    rounds, new = (3, 12) if quick else (3, 16)
+    cases = [(1, 64), (2, 64)] if quick else [(1, 64), (1, 512), (2, 64), (4, 64), (8, 64)]
     lengths = (64, 256) if quick else (200, 2000)
     models = Models(
         baseline=random_llama(0, spread=0.05, context=4096, **shape),
