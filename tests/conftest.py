@@ -62,6 +62,15 @@ def interpreter(monkeypatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def poisoned() -> Iterator[None]:
+    """Memory that nobody wrote holds NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
 def endpoint(monkeypatch) -> Iterator[Any]:
     """An OpenAI-compatible server without a key, that is asked again at once."""
     from endpoints import Endpoint

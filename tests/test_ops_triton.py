@@ -71,6 +71,11 @@ def test_offsets_are_64_bit(tmp_path, strides):
         assert generic_argmax(far_b, far_r, 2.0, space=space, backend="triton").equal(expected.argmax(-1))
         assert correct_logits(far_b, far_r, 2.0, space=space, out=far_r, backend="triton").equal(expected)
         far_r.copy_(r)
+    total, far_total = (
+        fused_triton.kl_(logits, wanted, torch.ones(2), temperature=1.0, reverse=True)
+        for logits, wanted in ((b, r), (far_b, far_r))
+    )
+    assert far_total.equal(total) and far_b.equal(b)  # gradients by now
 
 
 COMPILE = """
@@ -82,14 +87,18 @@ from generic_logits.ops import fused_triton as kernels
 
 SCALARS = dict.fromkeys(["threshold", "temperature"], "fp32")
 POINTERS = dict.fromkeys(["tops", "sums", "alpha_pointer", "value_pointer"], "*fp32")
+POINTERS |= dict.fromkeys(["measures", "distances", "weights"], "*fp32")
 POINTERS |= dict.fromkeys(["token_pointer", "key_pointer"], "*i64")
-ROWS = ["b_pointer", "r_pointer", "out_pointer"]
-for dtype, logprobs, ones in itertools.product(("fp32", "bf16"), (False, True), (False, True)):
-    constants = dict(RELU=True, LOGPROBS=logprobs, PARTS=1 if ones else 4, BLOCK=256, SAMPLE=True, ROUNDS=7)
+ROWS = ["b_pointer", "r_pointer", "p_pointer", "q_pointer", "out_pointer"]
+KERNELS = ["_sum_blocks", "_correct", "_choose", "_finish", "_compare_blocks", "_descend"]
+for dtype, form, ones in itertools.product(("fp32", "bf16"), (False, True), (False, True)):
+    constants = dict(RELU=True, LOGPROBS=form, REVERSE=form, SAMPLE=True)
+    constants |= dict(PARTS=1 if ones else 4, BLOCK=256, ROUNDS=7)
     if ones:  # integers of value 1 are constants to the compiler
-        constants |= dict(b_stride=1, r_stride=1, out_stride=1, blocks=1, alpha_stride=1)
+        constants |= dict.fromkeys(["b_stride", "r_stride", "p_stride", "q_stride", "out_stride"], 1)
+        constants |= dict(blocks=1, alpha_stride=1)
     types = SCALARS | POINTERS | dict.fromkeys(ROWS, f"*{dtype}")
-    for kernel in (kernels._sum_blocks, kernels._correct, kernels._choose, kernels._finish):
+    for kernel in (getattr(kernels, name) for name in KERNELS):
         names = kernel.arg_names
         signature = {name: "constexpr" if name in constants else types.get(name, "i64") for name in names}
         values = {(names.index(name),): value for name, value in constants.items() if name in names}

@@ -18,13 +18,16 @@ from generic_logits.ops import linear as _linear
 Space = Literal["logits", "logprobs"]
 Variant = Literal["relu", "linear"]
 Backend = Literal["auto", "reference", "torch", "triton"]
+LinearBackend = Literal["auto", "torch", "triton"]
 
 SPACES = ("logits", "logprobs")
 VARIANTS = ("relu", "linear")
 BACKENDS = ("auto", "reference", "torch", "triton")
+LINEAR_BACKENDS = ("auto", "torch", "triton")
 
 __all__ = [
     "Backend",
+    "LinearBackend",
     "Space",
     "Variant",
     "check_alpha",
@@ -83,14 +86,9 @@ def choose_backend(
         InputError: ``backend`` is unknown, or ``"triton"`` and cannot run here.
     """
     _one_of("backend", backend, BACKENDS)
-    if backend == "auto":
-        if torch.is_grad_enabled() and (baseline.requires_grad or reinforced.requires_grad):
-            return "reference"
-        backend = "triton" if baseline.is_cuda and _has_triton() else "torch"
-    elif backend == "triton":
-        _check_triton(baseline)
-    double = _working_dtype(baseline, reinforced) == torch.float64
-    return "torch" if backend == "triton" and double else backend
+    if backend == "auto" and torch.is_grad_enabled() and (baseline.requires_grad or reinforced.requires_grad):
+        return "reference"
+    return _without_gradient(baseline, _working_dtype(baseline, reinforced), backend)
 
 
 def correct_logits(
@@ -144,9 +142,8 @@ def correct_logits(
     if out is None:
         out = torch.empty_like(baseline, memory_format=torch.contiguous_format)
     rows = _rows(out)
-    correct = _kernels().correct_logits if backend == "triton" else fused_torch.correct_logits
     with torch.no_grad():
-        correct(
+        _kernels(backend).correct_logits(
             _rows(baseline.detach()),
             _rows(reinforced.detach()),
             strength.reshape(-1, 1) if strength.dim() else strength,
@@ -256,7 +253,7 @@ def _chosen(
     strength = _row_alpha(alpha, baseline, torch.float32)
     if strength is None:
         strength = torch.zeros((), device=baseline.device)
-    tokens: Tensor = _kernels().choose_token(
+    tokens: Tensor = _kernels("triton").choose_token(
         _rows(baseline),
         _rows(reinforced),
         strength.reshape(-1, 1) if strength.dim() else strength,
@@ -273,6 +270,15 @@ def _rows(tensor: Tensor) -> Tensor:  # [rows, vocab]
     return tensor.reshape(-1, tensor.shape[-1])
 
 
+def _without_gradient(baseline: Tensor, dtype: torch.dtype, backend: Backend) -> Backend:
+    """``choose_backend`` where no gradient goes through the operations themselves."""
+    if backend == "auto":
+        backend = "triton" if baseline.is_cuda and _has_triton() else "torch"
+    elif backend == "triton":
+        _check_triton(baseline)
+    return "torch" if backend == "triton" and dtype == torch.float64 else backend
+
+
 def _working_dtype(*inputs: Tensor) -> torch.dtype:
     return torch.float64 if torch.float64 in (each.dtype for each in inputs) else torch.float32
 
@@ -282,8 +288,10 @@ def _has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def _kernels() -> ModuleType:
-    """Load Triton when its kernels are first wanted."""
+def _kernels(backend: Backend) -> ModuleType:
+    """Give the operations of ``"torch"`` or ``"triton"``, which is loaded when it is first wanted."""
+    if backend != "triton":
+        return fused_torch
     from generic_logits.ops import fused_triton
 
     return fused_triton
@@ -292,7 +300,7 @@ def _kernels() -> ModuleType:
 def _check_triton(baseline: Tensor) -> None:
     if not _has_triton():
         raise InputError("triton for backend='triton'", "no such package", "install triton or pass backend='auto'")
-    if not (baseline.is_cuda or _kernels().interpreted()):
+    if not (baseline.is_cuda or _kernels("triton").interpreted()):
         raise InputError(
             "CUDA tensors for backend='triton'",
             f"tensors on {baseline.device}",
@@ -359,6 +367,7 @@ def linear_generic_argmax(
     space: Space = "logits",
     threshold: float = 0.0,
     variant: Variant = "relu",
+    backend: LinearBackend = "auto",
 ) -> Tensor:  # [tokens] int64
     """Hard labels: the argmax of ``correct_logits`` of two models' last hidden states, [tokens, vocab] never held.
 
@@ -375,6 +384,7 @@ def linear_generic_argmax(
         space: see ``correct_logits``.
         threshold: see ``correct_logits``.
         variant: see ``correct_logits``.
+        backend: ``"triton"``, ``"torch"`` or ``"auto"``, as in ``correct_logits``.
 
     Returns:
         Token ids, ``[tokens]``; -1 where the corrected logits hold a NaN.
@@ -385,7 +395,7 @@ def linear_generic_argmax(
     baseline = _linear.Head(baseline_hidden, baseline_head, baseline_bias)
     reinforced = _linear.Head(reinforced_hidden, reinforced_head, reinforced_bias)
     _check_heads(baseline=baseline, reinforced=reinforced)
-    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant)
+    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, backend)
     with torch.no_grad(), torch.autocast(baseline_hidden.device.type, enabled=False):
         return _linear.generic_argmax(teacher)
 
@@ -409,6 +419,7 @@ def linear_generic_kl(
     space: Space = "logits",
     threshold: float = 0.0,
     variant: Variant = "relu",
+    backend: LinearBackend = "auto",
 ) -> Tensor:  # []
     """KL between generic teacher and student from their last hidden states, [tokens, vocab] never held.
 
@@ -435,6 +446,7 @@ def linear_generic_kl(
         space: see ``correct_logits``.
         threshold: see ``correct_logits``.
         variant: see ``correct_logits``.
+        backend: of all but the products: ``"triton"``, ``"torch"`` or ``"auto"``, as in ``correct_logits``.
 
     Returns:
         The sum of weight times KL over the tokens that count, divided by their number (not by the sum of the weights),
@@ -452,7 +464,7 @@ def linear_generic_kl(
     _check_fits("weights", weights, (tokens,), student_hidden)
     if not 0 < temperature < math.inf:
         raise InputError("a finite temperature above 0", repr(temperature), "1 leaves the logits alone")
-    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, student_hidden)
+    teacher = _teacher(baseline, reinforced, alpha, space, threshold, variant, backend, student_hidden)
     with torch.autocast(student_hidden.device.type, enabled=False):
         return _linear.generic_kl(
             student,
@@ -517,14 +529,17 @@ def _teacher(
     space: Space,
     threshold: float,
     variant: Variant,
+    backend: LinearBackend,
     *others: Tensor,
 ) -> _linear.Teacher:
     check_correction(space, threshold, variant)
+    _one_of("backend", backend, LINEAR_BACKENDS)
     dtype = _working_dtype(baseline.hidden, reinforced.hidden, *others)
+    kernels = _kernels(_without_gradient(baseline.hidden, dtype, backend))
     strength = _row_alpha(alpha, baseline.hidden, dtype)
     if strength is None:
-        return _linear.Teacher(baseline, None, torch.zeros((), dtype=dtype), space, threshold, variant)
-    return _linear.Teacher(baseline, reinforced, strength, space, threshold, variant)
+        return _linear.Teacher(baseline, None, torch.zeros((), dtype=dtype), space, threshold, variant, kernels)
+    return _linear.Teacher(baseline, reinforced, strength, space, threshold, variant, kernels)
 
 
 def _check_heads(**heads: _linear.Head) -> None:

@@ -1,4 +1,4 @@
-"""The correction on any device: in place, in blocks that stay in cache, with no more memory traffic than it must."""
+"""The correction, and the distance to it, on any device: in place, in blocks that stay in cache."""
 
 from __future__ import annotations
 
@@ -61,6 +61,41 @@ def correct_logits(
                 out_block.copy_(torch.where(r == -torch.inf, b, v))
     if kept is not None:
         out[off] = kept
+
+
+def kl_(
+    logits: Tensor,  # [rows, vocab] of the student, overwritten with the gradient of the sum
+    wanted: Tensor,  # [rows, vocab], overwritten
+    weights: Tensor,  # [rows]
+    *,
+    temperature: float,
+    reverse: bool,
+) -> Tensor:  # []
+    """Sum of weight times ``reference.kl``."""
+    total = logits.new_zeros(())
+    height = max(1, block_size(logits.device) // logits.shape[1])
+    bands = zip(*(_parts(each, height, 0) for each in (logits, wanted, weights)), strict=True)
+    for q_band, p_band, of_band in bands:
+        total += _band_kl_(q_band, p_band, of_band, temperature, reverse=reverse)
+    return total
+
+
+def _band_kl_(logits: Tensor, wanted: Tensor, weights: Tensor, temperature: float, *, reverse: bool) -> Tensor:
+    if temperature != 1:
+        logits.div_(temperature)
+        wanted.div_(temperature)
+    q, p = logits.log_softmax(-1), wanted.log_softmax(-1)
+    scale = (weights / temperature)[:, None]
+    if reverse:
+        of_q = q.exp()
+        gap = torch.sub(q, p, out=p).masked_fill_(of_q == 0, 0)
+        kl = (of_q * gap).sum(-1, keepdim=True)
+        torch.mul(of_q, gap.sub_(kl), out=logits).mul_(scale)
+    else:
+        of_p = p.exp()
+        kl = p.sub_(q).masked_fill_(of_p == 0, 0).mul_(of_p).sum(-1, keepdim=True)
+        torch.sub(q.exp_(), of_p, out=logits).mul_(scale)
+    return (kl[:, 0] * weights).sum()
 
 
 def _parts(tensor: Tensor, size: int, dim: int) -> Sequence[Tensor]:

@@ -1,9 +1,10 @@
-"""The correction as CUDA kernels; the only file that imports triton.
+"""The correction, and the distance to it, as CUDA kernels; the only file that imports triton.
 
 A row is cut into column blocks, one program each, so that few rows still fill a device. In raw space one pass writes
 the result. In log-probability space a row that fits one block is also read once; a wider one is read twice, first for
 the block-wise maxima and sums that together are both rows' log-sum-exp. Choosing a token writes one candidate a block
-instead of the row. Arithmetic is float32, offsets are 64-bit, strides are free.
+instead of the row. A KL and its gradient take two passes in either direction: the first leaves what tells both rows'
+log-sum-exp and their KL. Arithmetic is float32, offsets are 64-bit, strides are free.
 """
 # mypy: disable-error-code="no-untyped-call, no-untyped-def, untyped-decorator"
 # Kernels are typed by their compiler, when it reads their source.
@@ -109,6 +110,42 @@ def choose_token(
         if cut.blocks > 1:
             _finish[(rows,)](value, token, cut.blocks, PARTS=triton.next_power_of_2(cut.blocks))
     return token[:, 0]
+
+
+def kl_(
+    logits: Tensor,  # [rows, vocab] of the student, overwritten with the gradient of the sum
+    wanted: Tensor,  # [rows, vocab]
+    weights: Tensor,  # [rows], float32
+    *,
+    temperature: float,
+    reverse: bool,
+) -> Tensor:  # []
+    """Sum of weight times ``reference.kl``."""
+    rows, vocab = logits.shape
+    cut = _Cut.of(vocab, "logits")
+    weights = weights.contiguous()
+    distances = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    if not rows:
+        return distances.sum()
+    measures = torch.empty(rows, 6, cut.blocks, dtype=torch.float32, device=logits.device)
+    first, second = (logits, wanted) if reverse else (wanted, logits)
+    inputs = (first, *first.stride(), second, *second.stride(), vocab, cut.blocks)
+    shape = {"BLOCK": cut.width, "num_warps": cut.warps}
+    with torch.cuda.device_of(logits):
+        _compare_blocks[(rows * cut.blocks,)](measures, *inputs, float(temperature), **shape)
+        _descend[(rows * cut.blocks,)](
+            logits,
+            *logits.stride(),
+            distances,
+            measures,
+            weights,
+            *inputs,
+            float(temperature),
+            REVERSE=reverse,
+            PARTS=triton.next_power_of_2(cut.blocks),
+            **shape,
+        )
+    return (distances * weights).sum()
 
 
 def _arguments(baseline: Tensor, reinforced: Tensor, alpha: Tensor, space: str, cut: _Cut) -> tuple[object, ...]:
@@ -291,3 +328,75 @@ def _finish(value_pointer, token_pointer, blocks, PARTS: tl.constexpr):
     values = tl.load(value_pointer + at, mask=there, other=-float("inf"))
     _, token = _best(values, tl.load(token_pointer + at, mask=there, other=2**62))
     tl.store(token_pointer + tl.program_id(0).to(tl.int64) * blocks, token)
+
+
+@triton.jit
+def _compare_blocks(
+    measures, p_pointer, p_row_stride, p_stride, q_pointer, q_row_stride, q_stride, vocab, blocks, temperature,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """First pass to KL(p || q): six numbers a block, as ``[rows, 6, blocks]``.
+
+    Top and sum of p and of q, the sum of p times its gap to q, both seen from their tops, and the top of p where q is
+    -inf, which alone tells whether the KL is infinite.
+    """
+    row, block, columns = _place(blocks, BLOCK)
+    p = _load(p_pointer, p_row_stride, p_stride, row, columns, vocab) / temperature
+    q = _load(q_pointer, q_row_stride, q_stride, row, columns, vocab) / temperature
+    p_top, p_sum = _top_and_sum(p)
+    q_top, q_sum = _top_and_sum(q)
+    below = p - _finite(p_top)
+    mass = tl.exp(below)
+    banned = q == -float("inf")
+    gap = tl.where((mass == 0) | banned, 0.0, below - (q - _finite(q_top)))
+    there = measures + 6 * row * blocks + block
+    tl.store(there, p_top)
+    tl.store(there + blocks, p_sum)
+    tl.store(there + 2 * blocks, q_top)
+    tl.store(there + 3 * blocks, q_sum)
+    tl.store(there + 4 * blocks, tl.sum(mass * gap, 0))
+    tl.store(there + 5 * blocks, tl.max(tl.where(banned, p, -float("inf")), 0))
+
+
+@triton.jit
+def _distance(measures, row, blocks, PARTS: tl.constexpr):
+    """KL(p || q) of a row, and for p and q what is to be taken off a score, in two steps, for its log-probability."""
+    parts = tl.arange(0, PARTS)
+    there = parts < blocks
+    at = measures + 6 * row * blocks + parts
+    p_tops = tl.load(at, mask=there, other=-float("inf"))
+    p_sums = tl.load(at + blocks, mask=there, other=0.0)
+    q_tops = tl.load(at + 2 * blocks, mask=there, other=-float("inf"))
+    q_sums = tl.load(at + 3 * blocks, mask=there, other=0.0)
+    gaps = tl.load(at + 4 * blocks, mask=there, other=0.0)
+    banned = tl.max(tl.load(at + 5 * blocks, mask=there, other=-float("inf")), 0)
+    p_top, q_top = _finite(tl.max(p_tops, 0)), _finite(tl.max(q_tops, 0))
+    p_share = tl.exp(p_tops - p_top)
+    p_sum, q_sum = tl.sum(p_sums * p_share, 0), tl.sum(q_sums * tl.exp(q_tops - q_top), 0)
+    p_log, q_log = tl.log(p_sum), tl.log(q_sum)
+    shift = (p_tops - p_top) - (q_tops - q_top)
+    gap = tl.sum(tl.where(p_share == 0, 0.0, p_share * (gaps + p_sums * shift)), 0) / p_sum
+    gap = tl.where(tl.exp(banned - p_top - p_log) > 0, float("inf"), gap)
+    return gap - (p_log - q_log), p_top, p_log, q_top, q_log
+
+
+@triton.jit
+def _descend(
+    out_pointer, out_row_stride, out_stride, distances, measures, weights,
+    p_pointer, p_row_stride, p_stride, q_pointer, q_row_stride, q_stride, vocab, blocks, temperature,
+    REVERSE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Second pass: KL(p || q) of each row, and its gradient to the scores of q, or of p in reverse, over them."""
+    row, block, columns = _place(blocks, BLOCK)
+    distance, p_top, p_log, q_top, q_log = _distance(measures, row, blocks, PARTS)
+    tl.store(distances + row, distance, mask=block == 0)
+    p = _load(p_pointer, p_row_stride, p_stride, row, columns, vocab) / temperature - p_top - p_log
+    q = _load(q_pointer, q_row_stride, q_stride, row, columns, vocab) / temperature - q_top - q_log
+    of_p = tl.exp(p)
+    if REVERSE:
+        gradient = of_p * (tl.where(of_p == 0, 0.0, p - q) - distance)
+    else:
+        gradient = tl.exp(q) - of_p
+    gradient *= tl.load(weights + row) / temperature
+    there = out_pointer + row * out_row_stride + columns * out_stride
+    tl.store(there, gradient.to(out_pointer.dtype.element_ty), mask=columns < vocab)

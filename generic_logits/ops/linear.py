@@ -8,6 +8,7 @@ twice. The products run in the dtype of the inputs, everything else in float32 o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,7 @@ class Teacher(NamedTuple):
     space: str
     threshold: float
     variant: str
+    kernels: ModuleType  # fused_torch or fused_triton, for what is not a product
 
 
 def generic_argmax(teacher: Teacher) -> Tensor:  # [tokens] int64
@@ -76,9 +78,7 @@ def generic_kl(
         _correct(teacher, at, wanted, logits)
         _project(student, at, logits)
         scale = logits.new_ones(len(logits)) if weights is None else weights[at].to(dtype)
-        total = logits.new_zeros(())
-        for rows in _blocks(logits):
-            total += _kl_(logits[rows], wanted[rows], scale[rows], temperature, reverse=reverse)
+        total: Tensor = teacher.kernels.kl_(logits, wanted, scale, temperature=temperature, reverse=reverse)
         return total
 
     found: Tensor = _MeanDistance.apply(*student, positions, distance, dtype, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
@@ -206,7 +206,7 @@ def _correct(
         return
     reinforced = scratch[: len(out)]
     _project(teacher.reinforced, at, reinforced)
-    fused_torch.correct_logits(
+    teacher.kernels.correct_logits(
         out,
         reinforced,
         teacher.alpha[at] if teacher.alpha.dim() else teacher.alpha,
@@ -225,32 +225,6 @@ def _project(head: Head, at: slice | Tensor, out: Tensor) -> None:  # out: [n, v
         out.copy_(head.hidden[at] @ head.weight.t())
     if head.bias is not None:
         out += head.bias
-
-
-def _kl_(
-    logits: Tensor,  # [rows, vocab] of the student, overwritten with the gradient of the sum
-    wanted: Tensor,  # [rows, vocab], overwritten
-    weights: Tensor,  # [rows]
-    temperature: float,
-    *,
-    reverse: bool,
-) -> Tensor:  # []
-    """Sum of weight times ``reference.kl``, of a block."""
-    if temperature != 1:
-        logits.div_(temperature)
-        wanted.div_(temperature)
-    q, p = logits.log_softmax(-1), wanted.log_softmax(-1)
-    scale = (weights / temperature)[:, None]
-    if reverse:
-        of_q = q.exp()
-        gap = torch.sub(q, p, out=p).masked_fill_(of_q == 0, 0)
-        kl = (of_q * gap).sum(-1, keepdim=True)
-        torch.mul(of_q, gap.sub_(kl), out=logits).mul_(scale)
-    else:
-        of_p = p.exp()
-        kl = p.sub_(q).masked_fill_(of_p == 0, 0).mul_(of_p).sum(-1, keepdim=True)
-        torch.sub(q.exp_(), of_p, out=logits).mul_(scale)
-    return (kl[:, 0] * weights).sum()
 
 
 def _add_product(
