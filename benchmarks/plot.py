@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#009e73", "#e69f00", "#d55e00", "#999999")  # Okabe and Ito
-PANELS = (  # title, unit, rows of the table, in the order of the bars
+PANELS = (  # title, unit, what is compared with, and the rows in the order of the bars
     (
         "a decoded token, against the baseline alone",
         "ms a token",
+        "baseline",
         ("shared base", "processor", "two models by hand", "transformers cfg"),
     ),
-    ("loss of distillation: time, against naive", "ms", ("ours", "chunked", "naive")),
-    ("loss of distillation: memory, against naive", "MiB", ("ours", "chunked", "naive")),
+    ("loss of distillation: time, against naive", "ms", "naive", ("ours", "chunked")),
+    ("loss of distillation: memory, against naive", "MiB", "naive", ("ours", "chunked")),
     (
-        "correction of a step's logits, against a copy of as many bytes",
+        "correction of a step's logits, float32, against a copy of as many bytes",
         "ms",
+        "copy",
         ("ours", "compiled", "eager"),
     ),
 )
@@ -39,39 +43,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """One panel a question, one group of bars a size, the line at 1 is what it is compared with."""
-    figure = Figure(figsize=(11, 3.2 * len(PANELS)), layout="constrained")
-    for axes, (title, unit, names) in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
-        _panel(axes, title, names, [row for row in rows if row["unit"] == unit])
+    rcParams["svg.fonttype"] = "none"
+    figure = Figure(figsize=(11, 3 * len(PANELS)), layout="constrained")
+    for axes, (title, unit, base, names) in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
+        of_sizes: dict[str, dict[str, float]] = {}
+        for row in rows:
+            if row["unit"] == unit and "bfloat16" not in row["size"]:
+                of_sizes.setdefault(row["size"], {})[row["name"]] = row["value"]
+        _panel(axes, title, base, names, {size: found for size, found in of_sizes.items() if base in found})
     figure.savefig(file, metadata={"Date": None})
 
 
-def _panel(axes: Axes, title: str, names: Sequence[str], rows: list[dict[str, Any]]) -> None:
-    of_size = {row["size"]: {} for row in rows if row["name"] in names}
-    for row in rows:
-        if row["size"] in of_size:
-            of_size[row["size"]][row["name"]] = row["value"] / _base(row, rows)
+def _panel(axes: Axes, title: str, base: str, names: Sequence[str], of_sizes: dict[str, dict[str, float]]) -> None:
     width = 0.8 / len(names)
     for number, name in enumerate(names):
-        places = [at + number * width for at, ratios in enumerate(of_size.values()) if name in ratios]
-        values = [ratios[name] for ratios in of_size.values() if name in ratios]
-        bars = axes.bar(places, values, width * 0.9, label=name, color=COLOURS[number])
-        axes.bar_label(bars, fmt="%.2f", fontsize=7, padding=1)
+        places = [at + number * width for at in range(len(of_sizes))]
+        bars = axes.bar(
+            places,
+            [found[name] / found[base] for found in of_sizes.values()],
+            width * 0.9,
+            label=name,
+            color=COLOURS[number],
+        )
+        axes.bar_label(bars, fmt="%.2f", fontsize=8, padding=1)
     axes.axhline(1, color="black", linewidth=0.8)
-    axes.set_xticks(
-        [at + 0.4 - width / 2 for at in range(len(of_size))], [size.replace(", ", "\n") for size in of_size]
-    )
-    axes.tick_params(axis="x", labelsize=7)
-    axes.set_title(title, loc="left", fontsize=10)
+    middles = [at + 0.4 - width / 2 for at in range(len(of_sizes))]
+    axes.set_xticks(middles, [re.sub(r", (?![\d,]+\])", "\n", size) for size in of_sizes])
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False, ncols=len(names), loc="upper left", bbox_to_anchor=(0, 1))
     axes.margins(y=0.25)
-
-
-def _base(row: dict[str, Any], rows: list[dict[str, Any]]) -> float:
-    """What the panel's rows of this size are compared with: the copy where there is one, else the row's reference."""
-    names = {"copy", row["reference"]}
-    same = {each["name"]: each["value"] for each in rows if each["size"] == row["size"] and each["name"] in names}
-    return same.get("copy", same[row["reference"]])
 
 
 if __name__ == "__main__":

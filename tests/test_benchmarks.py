@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks import decode, distill, ops, vllm
+from benchmarks import decode, distill, ops, plot, vllm
 from generic_logits import GenericLogitsProcessor
 
 ROOT = Path(__file__).parents[1]
@@ -152,6 +152,13 @@ def test_the_decode_benchmark_refuses_to_time_a_wrong_processor(monkeypatch):
     monkeypatch.setattr(GenericLogitsProcessor, "__call__", wrong)
     with pytest.raises(SystemExit, match="disagree"):
         decode.run(quick=True)
+
+
+def test_the_picture_is_drawn_from_the_committed_results(tmp_path):
+    results = sorted((ROOT / "benchmarks" / "results").glob("*-2-cores.json"))
+    plot.main([*map(str, results), "-o", str(tmp_path / "performance.svg")])
+    picture = (tmp_path / "performance.svg").read_text()
+    assert all(title in picture for title, *_ in plot.PANELS) and picture.count("shared base") == 1
 
 
 def test_the_processors_own_work_does_not_grow_with_the_context():
