@@ -26,6 +26,7 @@ from generic_logits import GenericForCausalLM, GenericLogitsProcessor
 from generic_logits.models.loading import share_weights
 
 ALPHA = 2.0
+GUIDANCE = 1.5
 
 
 class Clock(StoppingCriteria):
@@ -182,7 +183,7 @@ def _decode(models: Models, prompt: Tensor, new: int, rounds: int, size: str) ->
     variants: dict[str, Callable[[], tuple[Tensor, list[float]]]] = {
         "baseline": lambda: generate(baseline),
         "two models by hand": lambda: by_hand(baseline, reinforced, prompt, new),
-        "transformers cfg": lambda: generate(baseline, guidance_scale=1.5, negative_prompt_ids=prompt[:, -1:]),
+        "transformers cfg": lambda: generate(baseline, guidance_scale=GUIDANCE, negative_prompt_ids=prompt[:, -1:]),
         "proxy tuning loop": lambda: proxy_tuning(baseline, models.helpers, prompt, new),
         "processor": lambda: generate(baseline, logits_processor=[processor]),
         "shared base": lambda: generate(shared),
@@ -194,11 +195,31 @@ def _decode(models: Models, prompt: Tensor, new: int, rounds: int, size: str) ->
         changed = (tokens[name] != tokens["baseline"]).sum().item()
         if not changed and len(prompt) > 1:  # a single row of an untrained model may keep its tokens
             raise SystemExit(f"decode, {size}: the correction of the {name} changed nothing, so nothing was checked")
+    for name, scores in {"transformers cfg": guided_scores, "proxy tuning loop": proxy_scores}.items():
+        if not torch.equal(
+            scores(models, tokens[name], prompt.shape[1]).argmax(-1), tokens[name][:, prompt.shape[1] :]
+        ):
+            raise SystemExit(f"decode, {size}: the {name} does not choose what its formula says")
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, variant in variants.items():
             times[name] += per_token(variant, new)
     return rows_of(times, size, "ms a token", "baseline")
+
+
+@torch.no_grad()
+def guided_scores(models: Models, ids: Tensor, start: int) -> Tensor:  # [rows, new, vocab]
+    """Classifier-free guidance of whole texts, without a cache; what it leads away from sees the last token alone."""
+    told = models.baseline(ids[:, :-1]).logits[:, start - 1 :].log_softmax(-1)
+    untold = models.baseline(ids[:, start - 1 : -1]).logits.log_softmax(-1)
+    return untold + GUIDANCE * (told - untold)
+
+
+@torch.no_grad()
+def proxy_scores(models: Models, ids: Tensor, start: int) -> Tensor:  # [rows, new, vocab]
+    """Proxy tuning of whole texts, without a cache."""
+    baseline, tuned, plain = (model(ids[:, :-1]).logits[:, start - 1 :] for model in (models.baseline, *models.helpers))
+    return baseline + tuned - plain
 
 
 def per_token(variant: Callable[[], tuple[Tensor, list[float]]], new: int) -> list[float]:

@@ -48,7 +48,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     for axes, (title, unit, base, names) in zip(figure.subplots(len(PANELS), 1), PANELS, strict=True):
         of_sizes: dict[str, dict[str, float]] = {}
         for row in rows:
-            if row["unit"] == unit and "bfloat16" not in row["size"]:
+            if row["unit"] == unit and not (base == "copy" and "bfloat16" in row["size"]):
                 of_sizes.setdefault(row["size"], {})[row["name"]] = row["value"]
         _panel(axes, title, base, names, {size: found for size, found in of_sizes.items() if base in found})
     figure.savefig(file, metadata={"Date": None})

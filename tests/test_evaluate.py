@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -23,9 +24,11 @@ from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import evaluate as module
 from generic_logits.evaluation.attacks import ATTACKS
 from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate
+from generic_logits.evaluation.judge import RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material
 from generic_logits.evaluation.parts import PARTS
 from generic_logits.evaluation.subject import LocalSubject
+from generic_logits.models.loading import load_model, load_tokenizer
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
 SMALL = EvaluateConfig(new_tokens=8, block_size=32, blocks=4, attacks=("hint", "quantization", "leak_at_k"))
@@ -126,8 +129,45 @@ def test_what_was_not_measured_is_said_with_its_reason(report):
     }
 
 
+def test_a_broken_model_is_reported_as_broken(root, material):
+    broken = load_model(root / "baseline")
+    with torch.no_grad():
+        broken.lm_head.weight.mul_(float("nan"))
+    subjects = [
+        checkpoint("baseline", root / "baseline").with_role("baseline"),
+        given(LocalSubject("broken", broken, load_tokenizer(root / "baseline")), fingerprint="broken"),
+    ]
+    data = evaluate(subjects, material, root / "broken", config=replace(SMALL, attacks=())).data
+    assert data["figures"]["broken"]["perplexity_retained"]["value"] == pytest.approx(math.exp(100))
+    assert data["verdict"]["by_model"]["broken"]["ability"] == "lost"
+    assert "some that are not finite" in data["left_out"]["broken"]["familiarity by probability"]
+
+
+def test_grades_are_asked_anew_of_another_judge(root, material):
+    class Counting(RuleJudge):
+        asked = 0
+
+        def grade(self, prompts, completions):
+            Counting.asked += 1
+            return super().grade(prompts, completions)
+
+    config = replace(SMALL, attacks=())
+    only = [checkpoint("baseline", root / "baseline").with_role("baseline")]
+    for rubric, asked in ((1, 1), (1, 1), (2, 2)):
+        judge = Counting(material.terms, material.forget)
+        judge.described = {"name": "rules", "rubric_version": rubric}
+        folder = module.OutputFolder(root / "judged", resume=True)
+        with module.leaving_no_trace(folder):
+            folder.open({"command": "evaluate"})
+            module._Run(only, material, judge, config, module._Store(folder)).report()
+            folder.keep()
+        assert Counting.asked == asked
+
+
 def test_the_report_is_saved_whole_and_nothing_else_is_left(report, root):
-    assert sorted(file.name for file in (root / "report").iterdir()) == ["report.html", "report.json", "report.md"]
+    assert sorted(file.name for file in (root / "report").iterdir()) == [
+        *("hints.json", "prompts.json", "report.html", "report.json", "report.md")
+    ]
     assert Report.load(root / "report").data == report.data
     assert not (root / "report.partial").exists()
 

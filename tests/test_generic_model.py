@@ -438,8 +438,6 @@ def test_a_saved_pair_comes_back_the_same(folders, tmp_path, form):
         folders / "baseline", reinforced=folders / form, alpha=2.0, space="logprobs", threshold=0.1
     )
     made.save_pretrained(tmp_path)
-    tiny.tokenizer(300).save_pretrained(tmp_path)
-    tiny.tokenizer(300).save_pretrained(tmp_path / "baseline")
     assert (tmp_path / "reinforced" / "adapter_model.safetensors").exists() == (form == "adapter")
     ids = torch.stack(tiny.prompts(9, 9, vocab=300))
     expected = made(ids).logits

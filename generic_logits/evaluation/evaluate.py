@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -38,6 +39,7 @@ from generic_logits.evaluation.parts import (
 from generic_logits.evaluation.report import SCHEMA, Report
 from generic_logits.evaluation.subject import Subject
 from generic_logits.evaluation.verdict import reach_verdict
+from generic_logits.text.prompts import save_prompts
 from generic_logits.training.run import OutputFolder, leaving_no_trace, replace_file
 
 _SHOWN = 24  # completions that a report shows of each model
@@ -98,7 +100,8 @@ def evaluate(
             (``http://...#MODEL``); or a ``Candidate``, which may also be a pair. The first one is the baseline, unless
             one of them says that it is.
         material: what they are asked; or the corpus that was to be forgotten, from which it is made.
-        output: folder to create: ``report.json``, ``report.md`` and ``report.html``.
+        output: folder to create: ``report.json``, ``report.md`` and ``report.html``; and the prompts that were asked,
+            ``prompts.json`` and ``hints.json``, to be edited and given again.
         gold: a model that never read the text.
         retain: with a corpus as ``material``: corpora that a model should go on predicting.
         judge: of completions; None takes the rules.
@@ -123,8 +126,24 @@ def evaluate(
         folder.open({"command": "evaluate"})
         run = _Run(candidates, material, judge, config, _Store(folder))
         report = Report(run.report())
-        folder.publish(report.save)
+
+        def save(result: Path) -> None:
+            report.save(result)
+            for name, prompts in (("prompts", material.prompts), ("hints", material.hints)):
+                if prompts:
+                    save_prompts(result / f"{name}.json", prompts)
+
+        folder.publish(save)
     return report
+
+
+def _is_finite(answer: Any) -> bool:
+    """Whether all numbers of an answer are finite."""
+    if isinstance(answer, Mapping):
+        return all(map(_is_finite, answer.values()))
+    if isinstance(answer, list | tuple):
+        return all(map(_is_finite, answer))
+    return not isinstance(answer, float) or math.isfinite(answer)
 
 
 def _candidates(models: Sequence[Candidate | str | Path], gold: str | Path | None) -> list[Candidate]:
@@ -193,7 +212,6 @@ class _Run:
         self._left_out: dict[str, dict[str, str]] = {}
         self._seconds: dict[str, dict[str, float]] = {}
         self._fingerprint = material.fingerprint()
-        self._judged_by = judge.name
 
     def report(self) -> dict[str, Any]:
         """Ask what is not answered yet, and put the report together."""
@@ -218,6 +236,8 @@ class _Run:
             started = time.monotonic()
             try:
                 answer = part.ask(subject(), self._setting)
+                if not _is_finite(answer):
+                    raise MeasureError("numbers", "some that are not finite", "the model's scores are broken")
             except MeasureError as error:
                 answer = {"left_out": str(error)}
             entry = self._store.save(key, answer, time.monotonic() - started)
@@ -240,7 +260,7 @@ class _Run:
             "blocks": [config.blocks, config.block_size],
         }
         if name == "completion":
-            key["judge"] = self._judged_by
+            key["judge"] = dict(self._setting.judge.described)
         if name == "distance" and self._baseline:
             key["baseline"] = self._baseline.fingerprint
         if name == "tasks" and config.harness:
@@ -259,7 +279,7 @@ class _Run:
             "schema": SCHEMA,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": software_versions(),
-            "settings": {**asdict(config), "judge": self._judged_by, "seconds": self._seconds},
+            "settings": {**asdict(config), "judge": dict(self._setting.judge.described), "seconds": self._seconds},
             "sources": dict(material.sources),
             "models": [candidate.describe() for candidate in self._candidates],
             "measures": {measure: describe_measure(measure) for measure in measures},

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from generic_logits.errors import InputError
+from generic_logits.errors import InputError, one_line
 from generic_logits.evaluation.subject import Subject, local_model
 from generic_logits.models.pair import ModelPair
 
@@ -61,14 +61,20 @@ def run_harness(
         manager = import_module("lm_eval.tasks").TaskManager(
             include_path=str(_describe(tasks, Path(folder), data)), include_defaults=False
         )
-        results = evaluate(
-            model=harness_model or _in_harness(subject, batch_size),
-            tasks=list(tasks),
-            task_manager=manager,
-            limit=limit,
-            bootstrap_iters=0,
-            log_samples=True,
-        )
+        asked = harness_model or _in_harness(subject, batch_size)
+        try:
+            results = evaluate(
+                model=asked,
+                tasks=list(tasks),
+                task_manager=manager,
+                limit=limit,
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+        except Exception as error:  # whatever its readers and templates raise: data are the user's, or the hub's
+            got = f"{type(error).__name__}: {one_line(str(error))}"
+            remedy = "check the columns of the data, or the way to the hub"
+            raise InputError("data that lm-evaluation-harness takes", got, remedy) from error
     return {task: [float(each["acc"]) for each in results["samples"][task]] for task in tasks}
 
 

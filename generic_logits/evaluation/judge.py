@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import jsonschema
@@ -43,10 +44,12 @@ class Judge(Protocol):
     """Grades completions.
 
     Attributes:
-        name: in tables and records.
+        name: in tables.
+        described: for records: its name, and whatever else its grades depend on beside the text.
     """
 
     name: str
+    described: Mapping[str, Any]
 
     def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
         """A grade from 0 to 3 for each completion of a prompt."""
@@ -68,6 +71,7 @@ class RuleJudge:
     """
 
     name = "rules"
+    described: Mapping[str, Any] = MappingProxyType({"name": name})
 
     def __init__(self, terms: Iterable[str], text: str, *, reference: str = "") -> None:
         """Read the texts.
@@ -175,6 +179,7 @@ class ModelJudge:
         self._about = {"about": about, "terms": ", ".join(terms) or "not given"}
         folder = Path(cache) if cache is not None else default_folder("grades")
         asked = {"rubric_version": RUBRIC_VERSION, "model": self.name, **self._about}
+        self.described: Mapping[str, Any] = {"name": self.name, "address": address, **asked}
         self._answers = Answers(folder, asked, valid=_VALIDATOR.is_valid)
 
     async def _only_model(self) -> str:

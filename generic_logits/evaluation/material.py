@@ -225,8 +225,8 @@ def find_terms(
         try:
             terms: Sequence[str] = find_anchors(forget, reference=reference, seed=seed).terms
         except InputError as error:
-            wanted = "a forgotten text whose own terms can be found"
-            raise InputError(wanted, str(error), "give --anchors FILE, or --retain CORPUS to compare with") from error
+            wanted, got = "terms of the forgotten text", "none that can be found"
+            raise InputError(wanted, got, "give --anchors FILE, or --retain CORPUS to compare with") from error
     else:
         terms = Anchors.load(anchors).terms if isinstance(anchors, str | Path) else anchors
     if not any(term in text for term in terms):

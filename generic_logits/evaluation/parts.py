@@ -32,6 +32,7 @@ from generic_logits.evaluation.memorization import (
 )
 from generic_logits.evaluation.subject import LocalSubject, Subject, local_model
 from generic_logits.evaluation.utility import (
+    Nats,
     block_divergences,
     block_likelihoods,
     distinct_ngrams,
@@ -42,6 +43,7 @@ from generic_logits.evaluation.utility import (
 from generic_logits.models.pair import ModelPair
 
 _CHARACTERS_A_TOKEN = 3  # so that a piece of text rarely fills more than its block
+_WORST = 100.0  # nats a token that count at most: a broken model's figures stay numbers
 Answer = dict[str, Any]
 
 
@@ -144,10 +146,14 @@ def _predicted(subject: Subject, setting: Setting) -> Answer:
     texts = {f"retained:{name}": text for name, text in material.retain.items()}
     texts |= {"held_out": material.held_out, "unread": material.unread}
     return {
-        name: block_likelihoods(subject, setting.pieces(text), block_size=setting.block_size)
+        name: _bounded(block_likelihoods(subject, setting.pieces(text), block_size=setting.block_size))
         for name, text in texts.items()
         if text
     }
+
+
+def _bounded(blocks: Sequence[Nats]) -> list[Nats]:
+    return [(nats if nats <= _WORST * tokens else _WORST * tokens, tokens) for nats, tokens in blocks]
 
 
 def _distance(subject: Subject, setting: Setting) -> Answer:
@@ -162,7 +168,7 @@ def _distance(subject: Subject, setting: Setting) -> Answer:
             got = f"{len(subject.tokenizer)} tokens against {len(baseline.tokenizer)}"
             raise MeasureError("the baseline's vocabulary", got, "compare models of one vocabulary")
     pieces = [piece for text in setting.material.retain.values() for piece in setting.pieces(text)]
-    return {"blocks": block_divergences(baseline, subject, pieces, block_size=setting.block_size)}
+    return {"blocks": _bounded(block_divergences(baseline, subject, pieces, block_size=setting.block_size))}
 
 
 def _tasks(subject: Subject, setting: Setting) -> Answer:
@@ -184,7 +190,8 @@ def _attack(name: str) -> Part:
 
     def ask(subject: Subject, setting: Setting) -> Answer:
         if why := obstacle(attack, subject, setting.material):
-            raise MeasureError(f"what the attack {name} needs", why, "it is left out")
+            remedy = "give it with --unrelated" if "unrelated" in why else "it is left out"
+            raise MeasureError(f"what the attack {name} needs", why, remedy)
         points = attack.run(subject, setting.material, setting.seed)
         return {"points": [asdict(point) for point in points]}
 

@@ -22,7 +22,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.branch import cache_name_of, check_decoder_only
-from generic_logits.models.loading import common_vocabulary, load_pair
+from generic_logits.models.loading import common_vocabulary, load_branches, load_pair
 from generic_logits.models.shared_base import CountedCache, SharedCache, join_branches
 from generic_logits.ops import Space, Variant, check_alpha, check_correction, correct_logits
 
@@ -175,8 +175,10 @@ class GenericForCausalLM(PreTrainedModel, GenerationMixin):
         if reinforced is None:
             saved = config or _saved_config(source)
             settings = {name: getattr(saved, name) for name in given} | settings
-            source, reinforced = Path(source) / "baseline", Path(source) / "reinforced"
-        elif alpha is None:
+            folder = Path(source)
+            models = load_branches(folder / "baseline", folder / "reinforced", dtype=dtype, **model_options)
+            return cls(*models, vocab_size=saved.vocab_size, **settings)
+        if alpha is None:
             raise InputError("an alpha beside reinforced", "none", "pass alpha=..., 1 to 5 is usual")
         baseline, other, tokenizer = load_pair(source, reinforced, dtype=dtype, **model_options)
         vocab = common_vocabulary(baseline.config, other.config, tokenizer)
@@ -185,7 +187,7 @@ class GenericForCausalLM(PreTrainedModel, GenerationMixin):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:  # type: ignore[override]
         """Write a folder that ``from_pretrained`` reads: the correction, and two ordinary model folders in it.
 
-        A LoRA adapter is written as an adapter. Put the tokenizer into ``save_directory`` and into its ``baseline``.
+        A LoRA adapter is written as an adapter. As with any model, the tokenizer is saved by itself.
 
         Args:
             save_directory: where to.

@@ -32,13 +32,23 @@ def load_pair(
         ModelError: a model that cannot be loaded, an encoder-decoder, an adapter for another base, or tokenizers that
             differ.
     """
-    base = load_model(baseline, **options)
+    base, other = load_branches(baseline, reinforced, **options)
     tokenizer = load_tokenizer(baseline)
-    if is_adapter(reinforced):
-        return base, load_adapter(base, reinforced, baseline), tokenizer
-    other = load_model(reinforced, **options)
-    _check_same_tokenizer(tokenizer, reinforced)
+    if not is_adapter(reinforced):
+        _check_same_tokenizer(tokenizer, reinforced)
     return base, other, tokenizer
+
+
+def load_branches(baseline: str | Path, reinforced: str | Path, **options: Any) -> tuple[Any, Any]:
+    """``load_pair`` of two models that are known to have one tokenizer, which need not lie beside them.
+
+    Raises:
+        ModelError: a model that cannot be loaded, an encoder-decoder, or an adapter for another base.
+    """
+    base = load_model(baseline, **options)
+    if is_adapter(reinforced):
+        return base, load_adapter(base, reinforced, baseline)
+    return base, load_model(reinforced, **options)
 
 
 def load_model(source: str | Path, **options: Any) -> Any:

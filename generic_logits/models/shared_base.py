@@ -68,8 +68,8 @@ def _stacked(layer: Any) -> tuple[Tensor, Tensor]:  # [rank, inputs], [outputs, 
 class _ThinLinear(nn.Linear):
     """A linear layer that takes few rows in the order that a CPU's matrix product is quick in.
 
-    Decoding multiplies 2 to 32 rows with each weight. Which operand stands first makes no difference to the result and
-    up to five times of one to the time (``python -m benchmarks decode``).
+    Decoding multiplies 2 to 32 rows with each weight. Which operand stands first changes roundings alone, and the time
+    by up to five times (``docs/performance.md``).
     """
 
     def forward(self, x: Tensor) -> Tensor:  # [..., inputs] -> [..., outputs]

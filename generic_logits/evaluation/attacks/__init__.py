@@ -149,7 +149,8 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
         ),
         "reword": Attack(
             "Other words",
-            "The prompts are written without capitals, with misspellings, and inside frames in four languages.",
+            "The prompts are written without capitals, with misspellings, and behind frames in four languages; the "
+            "prompts themselves stay in theirs.",
             "wording",
             _PROBABILITY,
             ("prompts",),
