@@ -541,7 +541,8 @@
 
   // The page
 
-  const sourceName = (source) => (typeof source === "object" && source ? source.file ?? source.name ?? JSON.stringify(source) : String(source));
+  const pathOf = (source) => (typeof source === "object" && source ? source.file ?? source.name ?? JSON.stringify(source) : String(source));
+  const sourceName = (source) => pathOf(source).split("/").pop();
   const corpus = report.sources.forget ? `What was to be forgotten: ${[report.sources.forget].flat().map(sourceName).join(", ")}. ` : "";
   document.getElementById("about").textContent = `${corpus}${report.models.length} models, measured ${report.created.slice(0, 10)}.`;
   document.getElementById("made").textContent = `Made by generic_logits. ${Object.entries(report.versions).map(([name, version]) => `${name} ${version}`).join(", ")}.`;
