@@ -311,6 +311,16 @@ def test_a_corpus_may_come_from_standard_input(root, call, tmp_path, monkeypatch
     assert one == other
 
 
+def test_unlearn_reads_standard_input_once_for_all_its_steps(root, call, tmp_path, monkeypatch):
+    assert call(*UNLEARN).status == 0
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((root / "book.txt").read_bytes())))
+    answer = call(*with_word(with_word(UNLEARN, "@book.txt", "-"), "out", "piped"), "--json")
+    assert answer.status == 0, answer.err
+    assert [each["file"] for each in json.loads(answer.out)["corpus"]] == ["standard input"]
+    one, other = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("out", "piped"))
+    assert one == other
+
+
 def test_distill_goes_several_rounds(root, call, tmp_path):
     words = [*DISTILL, "--anchors", "@anchors.json", "--rounds", "2", "--later-alpha", "1.5", "--later-rate", "0.5"]
     answer = call(*words, "--learning-rate", "0.002", "--json")

@@ -769,6 +769,18 @@ def test_it_goes_back_where_too_much_else_was_lost(root, computed, tmp_path, ful
         assert all(torch.equal(tensor, weights(root / "baseline")[name]) for name, tensor in weights(result).items())
 
 
+def test_the_limit_counts_from_the_model_that_retained_text_is_held_to(root, tmp_path, monkeypatch):
+    paths = [root / "baseline", root / "forget.txt", tmp_path / "targets"]
+    held = {"reinforced": root / "adapter", "retain": [root / "retain"], "held_to": root / "random"}
+    compute_targets(*paths, config=TargetsConfig(block_size=32, alpha=QUICK["alpha"]), **held)
+    schedule = distillation._Schedule(TargetStore(tmp_path / "targets"), DistillConfig(stop_perplexity=0.1))
+    theirs, ours = (perplexity(load(root / name), schedule.set_aside) for name in ("random", "baseline"))
+    assert theirs > 1.1 * ours
+    monkeypatch.setattr(early_stopping, "perplexity", lambda *_: 1e9)
+    result = stopping(root, tmp_path / "targets", tmp_path / "out", stop_perplexity=0.1)
+    assert record(result)["stopped"]["limit"] == pytest.approx(1.1 * theirs, rel=1e-5)
+
+
 def test_it_goes_back_to_the_last_check(root, computed, tmp_path, monkeypatch):
     passed: list[dict[str, Tensor]] = []
 

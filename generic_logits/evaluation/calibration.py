@@ -25,7 +25,7 @@ from generic_logits.evaluation.frontier import draw_frontier
 from generic_logits.evaluation.material import find_terms, sample_text
 from generic_logits.evaluation.utility import Nats, perplexity, token_mean
 from generic_logits.models.pair import ModelPair
-from generic_logits.models.scoring import device_of, sequence_logits
+from generic_logits.models.scoring import device_of, padded, sequence_logits
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
 from generic_logits.text.corpus import Corpus, Document, cut_blocks, open_corpus
 from generic_logits.text.prompts import encode_prompts, make_probability_prompts
@@ -307,9 +307,7 @@ def _logits(
                 break
             end += 1
         batch = [row for row, _ in rows[start:end]]
-        longest = max(map(len, batch))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in batch], device=device_of(pair))
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in batch], device=ids.device)
+        ids, mask = padded(batch, device_of(pair))
         b, r = (
             sequence_logits(model, ids, mask)[:, :-1, : pair.vocab_size] for model in (pair.baseline, pair.reinforced)
         )

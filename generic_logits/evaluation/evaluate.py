@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from generic_logits import __version__
+from generic_logits._files import replace_file
 from generic_logits._record import software_versions
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation.attacks import ATTACKS, Point, above_gold
@@ -40,7 +41,7 @@ from generic_logits.evaluation.report import SCHEMA, Report
 from generic_logits.evaluation.subject import Subject
 from generic_logits.evaluation.verdict import reach_verdict
 from generic_logits.text.prompts import save_prompts
-from generic_logits.training.run import OutputFolder, leaving_no_trace, replace_file
+from generic_logits.training.run import OutputFolder, leaving_no_trace
 
 _SHOWN = 24  # completions that a report shows of each model
 

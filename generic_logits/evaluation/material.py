@@ -7,31 +7,18 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from generic_logits._record import describe_file
 from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import InputError
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import Document, open_corpus
+from generic_logits.text.corpus import Corpora, Document, Texts, open_corpus
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
 Source = str | Path
-
-
-class Texts(Protocol):
-    """What a corpus and a part of one have in common."""
-
-    @property
-    def files(self) -> list[dict[str, Any]]:
-        """Each with its size in "characters"."""
-        ...
-
-    def __iter__(self) -> Iterator[Document]:
-        """Read the documents."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +200,7 @@ def _names(paths: Sequence[Source]) -> list[str]:
 
 
 def find_terms(
-    anchors: Source | Sequence[str] | None, forget: Texts, retained: Iterable[Iterable[Document]], text: str, seed: int
+    anchors: Source | Sequence[str] | None, forget: Texts, retained: Iterable[Texts], text: str, seed: int
 ) -> tuple[str, ...]:
     """The terms of a dictionary or a list; without either those that statistics find.
 
@@ -221,9 +208,8 @@ def find_terms(
         InputError: nothing can be found, or ``text`` holds none of the terms.
     """
     if anchors is None:
-        reference = _Chained(retained)
         try:
-            terms: Sequence[str] = find_anchors(forget, reference=reference, seed=seed).terms
+            terms: Sequence[str] = find_anchors(forget, reference=Corpora(retained), seed=seed).terms
         except InputError as error:
             wanted, got = "terms of the forgotten text", "none that can be found"
             raise InputError(wanted, got, "give --anchors FILE, or --retain CORPUS to compare with") from error
@@ -233,13 +219,3 @@ def find_terms(
         got = f"{len(terms)} terms of which it holds none"
         raise InputError("terms that the forgotten text holds", got, "give --anchors FILE made for this text")
     return tuple(terms)
-
-
-class _Chained:
-    """Several texts as one, read anew at every iteration."""
-
-    def __init__(self, texts: Iterable[Iterable[Document]]) -> None:
-        self._texts = tuple(texts)
-
-    def __iter__(self) -> Iterator[Document]:
-        return (document for text in self._texts for document in text)

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import html
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from typing import Any
 
 import jsonschema
 
+from generic_logits._files import replace_file
 from generic_logits.errors import InputError, OutputError
 
 SCHEMA = 1
@@ -68,12 +68,7 @@ class Report:
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
             for name, text in zip(FILES, texts, strict=True):
-                part = Path(folder) / f"{name}.{os.getpid()}.part"
-                try:
-                    part.write_bytes(text.encode("utf-8", "replace"))
-                    os.replace(part, Path(folder) / name)
-                finally:
-                    part.unlink(missing_ok=True)
+                replace_file(Path(folder) / name, text.encode("utf-8", "replace").decode())
         except OSError as error:
             got = f"{folder}: {error.strerror}"
             raise OutputError("a folder that can be written", got, "choose another") from error

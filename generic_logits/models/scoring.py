@@ -31,6 +31,16 @@ def device_of(model: Any) -> torch.device:
     return device
 
 
+def padded(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Tensor, Tensor]:  # [rows, longest] ids, behind each row 0; [rows, longest] mask
+    """Token ids of several lengths as a batch for ``sequence_logits``, padded on the right."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
+    return ids, mask
+
+
 def token_distributions(
     model: Any,
     sequences: Sequence[Sequence[int]],
@@ -43,10 +53,7 @@ def token_distributions(
     """
     for start in range(0, len(sequences), batch_size):
         rows = sequences[start : start + batch_size]
-        longest = max(map(len, rows))
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device_of(model))
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=ids.device)
-        log_probs = sequence_logits(model, ids, mask)[:, :-1].float().log_softmax(-1)
+        log_probs = sequence_logits(model, *padded(rows, device_of(model)))[:, :-1].float().log_softmax(-1)
         yield from (of_row[: len(row) - 1] for of_row, row in zip(log_probs, rows, strict=True))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 import jsonschema
 
+from generic_logits._files import replace_file
 from generic_logits.errors import InputError, OutputError
 
 Kind = Literal["person", "place", "group", "thing", "word"]
@@ -157,11 +157,8 @@ class Anchors(Sequence[Anchor]):
         Raises:
             OutputError: the place cannot be written.
         """
-        file = Path(path)
-        part = file.with_name(file.name + ".part")
         try:
-            part.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            os.replace(part, file)
+            replace_file(Path(path), json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
         except OSError as error:
             raise OutputError("a place that can be written", f"{path}: {error.strerror}", "choose another") from error
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TextIO, cast
+from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast
 
 from generic_logits.errors import CorpusError, StorageError
 
@@ -170,10 +170,23 @@ class Corpus:
             yield Document(self.name, text, digest, start)
 
 
+class Texts(Protocol):
+    """What a corpus and a part of one have in common."""
+
+    @property
+    def files(self) -> list[dict[str, Any]]:
+        """Each with its size in "characters"."""
+        ...
+
+    def __iter__(self) -> Iterator[Document]:
+        """Read the documents."""
+        ...
+
+
 class Corpora:
     """Several corpora as one; read anew at every iteration."""
 
-    def __init__(self, corpora: Iterable[Corpus]) -> None:
+    def __init__(self, corpora: Iterable[Texts]) -> None:
         """Put them in a row."""
         self._corpora = tuple(corpora)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 from bisect import bisect_left
@@ -12,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from generic_logits._files import replace_file
 from generic_logits.errors import CorpusError, OutputError
 from generic_logits.text.anchors import Anchor
 from generic_logits.text.corpus import encode_prompt
@@ -64,12 +64,9 @@ def save_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
-    file = Path(path)
-    part = file.with_name(file.name + ".part")
+    entries = [asdict(each) for each in prompts]
     try:
-        entries = [asdict(each) for each in prompts]
-        part.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, file)
+        replace_file(Path(path), json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise OutputError("a place that can be written", f"{path}: {error.strerror}", "choose another") from error
 

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
+from generic_logits._files import replace_file
 from generic_logits.errors import CorpusError, InputError, ModelError, OutputError, StorageError
 from generic_logits.text.blocks import BlockFile
 from generic_logits.text.corpus import Block, Document, cut_blocks
@@ -253,13 +254,6 @@ class OutputFolder:
 
 def _cannot_be_written(path: Path, why: str) -> OutputError:
     return OutputError("a place that can be written", str(path), f"choose another one: {why}")
-
-
-def replace_file(file: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    part = file.with_name(file.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(file)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import Linear
 from tqdm.auto import tqdm
 
+from generic_logits._files import replace_file
 from generic_logits._record import describe_file, describe_model
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.head import instead_of_logits, plain_head
@@ -41,7 +42,6 @@ from generic_logits.training.run import (
     loading_everywhere,
     processes,
     ready_to_train,
-    replace_file,
     sample_blocks,
     settings_of,
     training_blocks,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from generic_logits._files import replace_file
 from generic_logits._record import describe_file, describe_model, read_record, write_record
 from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import InputError
@@ -26,7 +27,6 @@ from generic_logits.training.run import (
     default_learning_rate,
     is_first_process,
     leaving_no_trace,
-    replace_file,
     settings_of,
     training_arguments,
     wait_for_everyone,

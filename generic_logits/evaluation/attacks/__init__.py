@@ -49,15 +49,15 @@ class Parts(Protocol):
     """
 
     @property
-    def forget(self) -> str: ...  # noqa: D102
+    def forget(self) -> str: ...  # noqa: D102  said above
     @property
-    def unrelated(self) -> str: ...  # noqa: D102
+    def unrelated(self) -> str: ...  # noqa: D102  said above
     @property
-    def terms(self) -> Sequence[str]: ...  # noqa: D102
+    def terms(self) -> Sequence[str]: ...  # noqa: D102  said above
     @property
-    def prompts(self) -> Sequence[Prompt]: ...  # noqa: D102
+    def prompts(self) -> Sequence[Prompt]: ...  # noqa: D102  said above
     @property
-    def hints(self) -> Sequence[Prompt]: ...  # noqa: D102
+    def hints(self) -> Sequence[Prompt]: ...  # noqa: D102  said above
 
 
 @dataclass(frozen=True)
@@ -93,34 +93,33 @@ def obstacle(attack: Attack, subject: Subject, parts: Parts) -> str:
 
 _PROBABILITY = "probability of the target"
 
+
+def _relearning(title: str, about: str, part: str, texts: Callable[[Parts], Sequence[str]]) -> Attack:
+    def run(subject: Subject, of: Parts, seed: int) -> list[Point]:
+        return relearn(subject, texts(of), of.prompts, config=RelearnConfig(seed=seed))
+
+    return Attack(title, about, "steps of fine-tuning", _PROBABILITY, (part, "prompts"), run, weights=True)
+
+
 ATTACKS: Mapping[str, Attack] = MappingProxyType(
     {
-        "relearning_little": Attack(
+        "relearning_little": _relearning(
             "Relearning from a few quotes",
             "The model is fine-tuned on eight short passages of the text: does the rest come back?",
-            "steps of fine-tuning",
-            _PROBABILITY,
-            ("forget", "prompts"),
-            lambda subject, of, seed: relearn(subject, quotes(of.forget), of.prompts, config=RelearnConfig(seed=seed)),
-            weights=True,
+            "forget",
+            lambda of: quotes(of.forget),
         ),
-        "relearning_unrelated": Attack(
+        "relearning_unrelated": _relearning(
             "Relearning from unrelated text",
             "The model is fine-tuned on text that has nothing to do with it: does the unlearning wear off?",
-            "steps of fine-tuning",
-            _PROBABILITY,
-            ("unrelated", "prompts"),
-            lambda subject, of, seed: relearn(subject, [of.unrelated], of.prompts, config=RelearnConfig(seed=seed)),
-            weights=True,
+            "unrelated",
+            lambda of: [of.unrelated],
         ),
-        "relearning_whole": Attack(
+        "relearning_whole": _relearning(
             "Relearning from the whole text",
             "The model is fine-tuned on all of the text: is it learnt sooner than by a model that never read it?",
-            "steps of fine-tuning",
-            _PROBABILITY,
-            ("forget", "prompts"),
-            lambda subject, of, seed: relearn(subject, [of.forget], of.prompts, config=RelearnConfig(seed=seed)),
-            weights=True,
+            "forget",
+            lambda of: [of.forget],
         ),
         "quantization": Attack(
             "Quantisation",

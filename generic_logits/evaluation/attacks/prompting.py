@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from random import Random
@@ -224,9 +225,16 @@ def _ask(
 def _fit(tokenizer: Any, lead: str, prompt: Prompt, context: int | None) -> str:
     """Cut a lead to whole words so that what follows fits behind it."""
     target = tokenizer(prompt.target, add_special_tokens=False)["input_ids"]
-    while context and lead and len(encode_prompt(tokenizer, lead + prompt.prompt)) + max(ROOM, len(target)) > context:
-        lead = re.sub(r"^\s*\S+\s*", "", lead)
-    return lead
+
+    def fits(start: int) -> bool:
+        length = len(encode_prompt(tokenizer, lead[start:] + prompt.prompt)) + max(ROOM, len(target))
+        return not context or length <= context
+
+    if not lead or fits(0):
+        return lead
+    starts = [*(word.start() for word in re.finditer(r"\S+", lead))][1:]
+    first = bisect_left(starts, True, key=fits)
+    return lead[starts[first] :] if first < len(starts) else ""
 
 
 def _words_before(flat: str, prompt: Prompt, count: int) -> list[str]:
