@@ -25,9 +25,10 @@ from generic_logits.evaluation import evaluate as module
 from generic_logits.evaluation.attacks import ATTACKS
 from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate
 from generic_logits.evaluation.judge import RuleJudge
-from generic_logits.evaluation.material import Counts, Material, gather_material
+from generic_logits.evaluation.material import Counts, Material, gather_material, spread_pieces
 from generic_logits.evaluation.parts import PARTS
 from generic_logits.evaluation.subject import LocalSubject
+from generic_logits.evaluation.utility import block_divergences
 from generic_logits.models.loading import load_model, load_tokenizer
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
@@ -81,6 +82,7 @@ def test_every_model_has_every_figure_that_can_be_taken(report):
         "verbmem_rouge_l",
         "extraction_strength",
         "exact_memorization",
+        "kl_gold",
         "truth_ratio",
         *(f"membership_{score}_auc" for score in ("loss", "zlib", "mink", "minkpp")),
         "privleak",
@@ -96,11 +98,26 @@ def test_every_model_has_every_figure_that_can_be_taken(report):
     assert {name: {*of_model} for name, of_model in figures.items()} == {
         "baseline": usual - {"kl_retained"},
         "alpha 2": usual,
-        "gold": usual,
+        "gold": usual - {"kl_gold"},
     }
     assert figures["gold"]["privleak"]["value"] == pytest.approx(0, abs=1e-6)
     assert figures["alpha 2"]["kl_retained"]["value"] > 0.001
+    assert figures["baseline"]["kl_gold"]["value"] > 0.001
     assert {*report.data["measures"]} == usual
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_the_distance_from_gold_is_that_of_golds_distributions_on_the_work(root, material, tmp_path, held_out):
+    text = folders.prose(30, seed=7)
+    asked = replace(material, held_out=text if held_out else "")
+    made = [checkpoint(name, root / name).with_role(name) for name in ("baseline", "gold")]
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=4, attacks=())
+    report = evaluate(made, asked, tmp_path / "out", config=config)
+    baseline, gold = (each.load() for each in made)
+    pieces = spread_pieces(text if held_out else material.forget, 4, 3 * 32)
+    blocks = block_divergences(gold, baseline, pieces, block_size=32)
+    expected = sum(nats for nats, _ in blocks) / sum(count for _, count in blocks)
+    assert report.data["figures"]["baseline"]["kl_gold"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_attack_has_a_curve_of_every_model_beside_golds(report):

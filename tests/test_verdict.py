@@ -204,6 +204,22 @@ def test_less_known_than_by_gold_is_told():
     assert "Knows less than a model that never read the text (Verbatim" in warnings_on(report, "distilled")
 
 
+def test_the_distance_from_gold_on_the_work_is_told_and_more_than_the_baselines_is_a_warning():
+    report = example()
+    about = {**report["measures"]["extraction_strength"], "title": "Distance from gold on the work (KL)"}
+    report["measures"]["kl_gold"] = about
+    for name, value in {"baseline": 0.85, "distilled": 0.34, "gradient ascent": 0.86}.items():
+        report["figures"][name]["kl_gold"] = figure(value, 40)
+    v = verdict_on(report, "distilled")
+    assert v["forgotten"].endswith(
+        "Of the baseline's distance from the gold model on the work, 40\N{NO-BREAK SPACE}% is left "
+        "(0.340 of 0.850 nats a token)."
+    )
+    assert v["forgetting"] == "complete" and not v["warnings"]
+    assert "less like the gold model than the baseline does" in warnings_on(report, "gradient ascent")
+    assert "On the work" not in warnings_on(example(), "gradient ascent")
+
+
 def test_a_distance_that_gold_has_as_well_is_no_loss():
     report = example()
     for name in ("gold", "distilled"):

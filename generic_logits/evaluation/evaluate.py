@@ -92,9 +92,9 @@ def evaluate(
 ) -> Report:
     """Ask every model everything, and save the report.
 
-    Models are loaded one after the other and freed; beside one of them only the baseline may be in memory, while the
-    distance to it is taken. Each answer is kept in ``OUTPUT.partial/parts`` under a fingerprint of all that it depends
-    on, so a run that was broken off goes on behind the last answer.
+    Models are loaded one after the other and freed; beside one of them only the baseline or gold may be in memory,
+    while the distance to it is taken. Each answer is kept in ``OUTPUT.partial/parts`` under a fingerprint of all that
+    it depends on, so a run that was broken off goes on behind the last answer.
 
     Args:
         models: each SOURCE or NAME=SOURCE, where SOURCE is a model folder, a hub name, or a server's address
@@ -205,6 +205,7 @@ class _Run:
             block_size=config.block_size,
             blocks=config.blocks,
             seed=config.seed,
+            gold=self._gold.load if self._gold else None,
             harness=config.harness,
         )
         self._parts = {name: part for name, part in PARTS.items() if not part.wants(self._setting)}
@@ -229,8 +230,8 @@ class _Run:
         return self._assemble()
 
     def _answer(self, candidate: Candidate, subject: Callable[[], Subject], name: str, part: Part) -> None:
-        if name == "distance" and candidate is self._baseline:
-            return
+        if candidate is {"distance": self._baseline, "gold_distance": self._gold}.get(name, self):
+            return  # from itself
         key = self._key(candidate, name)
         entry = self._store.find(key)
         if entry is None:
@@ -264,6 +265,8 @@ class _Run:
             key["judge"] = dict(self._setting.judge.described)
         if name == "distance" and self._baseline:
             key["baseline"] = self._baseline.fingerprint
+        if name == "gold_distance" and self._gold:
+            key["gold"] = self._gold.fingerprint
         if name == "tasks" and config.harness:
             key["harness"] = asdict(config.harness)
         return key

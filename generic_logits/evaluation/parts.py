@@ -6,7 +6,7 @@ models at once, because some need another model's answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -67,6 +67,7 @@ class Setting:
     Attributes:
         material: what is asked.
         baseline: loads the model to which distances are taken; None where the report has none.
+        gold: loads the model that never read the text; likewise.
         judge: of completions.
         new_tokens: of a completion or a continuation.
         block_size: tokens in a block of text.
@@ -82,6 +83,7 @@ class Setting:
     block_size: int
     blocks: int
     seed: int
+    gold: Callable[[], Subject] | None = None
     harness: Harness | None = None
 
     def pieces(self, text: str) -> list[str]:
@@ -160,15 +162,28 @@ def _distance(subject: Subject, setting: Setting) -> Answer:
     if setting.baseline is None:
         raise MeasureError("a baseline to take the distance to", "none", "name it first")
     model = local_model(subject)
+    load = setting.baseline
     if isinstance(model, ModelPair):
-        baseline: Subject = LocalSubject("baseline", model.baseline, subject.tokenizer)
-    else:
-        baseline = setting.baseline()
-        if len(baseline.tokenizer) != len(subject.tokenizer):
-            got = f"{len(subject.tokenizer)} tokens against {len(baseline.tokenizer)}"
-            raise MeasureError("the baseline's vocabulary", got, "compare models of one vocabulary")
-    pieces = [piece for text in setting.material.retain.values() for piece in setting.pieces(text)]
-    return {"blocks": _bounded(block_divergences(baseline, subject, pieces, block_size=setting.block_size))}
+        inside: Subject = LocalSubject("baseline", model.baseline, subject.tokenizer)
+        load = lambda: inside  # noqa: E731  no need to load it again
+    return _divergence(load, subject, setting, setting.material.retain.values())
+
+
+def _gold_distance(subject: Subject, setting: Setting) -> Answer:
+    if setting.gold is None:
+        raise MeasureError("a gold model to take the distance to", "none", "give --gold MODEL")
+    local_model(subject)
+    return _divergence(setting.gold, subject, setting, [setting.material.held_out or setting.material.forget])
+
+
+def _divergence(load: Callable[[], Subject], subject: Subject, setting: Setting, texts: Iterable[str]) -> Answer:
+    """KL(reference || subject) of the next token, block by block."""
+    reference = load()
+    if len(reference.tokenizer) != len(subject.tokenizer):
+        got = f"{len(subject.tokenizer)} tokens against {len(reference.tokenizer)} of {reference.name}"
+        raise MeasureError("models of one vocabulary", got, "the distance between them is left out")
+    pieces = [piece for text in texts for piece in setting.pieces(text)]
+    return {"blocks": _bounded(block_divergences(reference, subject, pieces, block_size=setting.block_size))}
 
 
 def _tasks(subject: Subject, setting: Setting) -> Answer:
@@ -214,6 +229,11 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "predicted": Part("perplexity", _predicted),
         "distance": Part(
             "distance from the baseline", _distance, _no("retained text", lambda of: of.retain, "--retain")
+        ),
+        "gold_distance": Part(
+            "distance from gold",
+            _gold_distance,
+            lambda setting: "" if setting.gold else "no gold model was given (--gold)",
         ),
         "tasks": Part(
             "lm-evaluation-harness", _tasks, lambda setting: "" if setting.harness else "not asked for (--harness)"
@@ -278,6 +298,14 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
             "lower",
             ".3f",
             "Share of the passages' tokens that the model finds likeliest.",
+        ),
+        "kl_gold": Measure(
+            "memorisation",
+            "Distance from gold on the work (KL)",
+            "lower",
+            ".3f",
+            "Nats a token by which the model differs, on the work's held-out part or else on the text itself, from the "
+            "gold model, which never read it.",
         ),
         "truth_ratio": Measure(
             "memorisation",
@@ -374,6 +402,7 @@ def figures_of(answers: Mapping[str, Answer], gold: Mapping[str, Answer], seed: 
         add("distinct_bigrams", distinct_ngrams(completion["texts"]))
     for name in ("extraction_strength", "exact_memorization"):
         add(name, answers.get("greedy", {}).get(name, []))
+    add("kl_gold", answers.get("gold_distance", {}).get("blocks", []), statistic=token_mean)
     add("truth_ratio", answers.get("truth", {}).get("scores", []), statistic=closeness_to_one)
     if "membership" in answers:
         members, others = (answers["membership"][side] for side in ("members", "others"))

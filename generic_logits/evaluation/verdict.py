@@ -22,7 +22,8 @@ text that repeats itself, is no loss.
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
 probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
 attack (by ``TRACE`` at least; without a gold model, ``RETURNED`` of what the baseline shows); less known than gold, or
-another distance from it, which tells that something was removed.
+another distance from it, which tells that something was removed; a distance from gold on the work that is larger than
+the baseline's, which tells that something else was put in its place.
 """
 
 from __future__ import annotations
@@ -119,8 +120,9 @@ class _Judge:
             *self.silence(name, evidence),
             *self.returns(name, forgetting),
             *(self.unlike_gold(name, evidence) if forgetting in FORGOT else ()),
+            *self.led_astray(name),
         ]
-        forgotten = self.forgotten(name, forgetting, evidence)
+        forgotten = self.forgotten(name, forgetting, evidence) + self.distance_left(name)
         return {
             "forgetting": forgetting,
             "ability": ability,
@@ -204,6 +206,18 @@ class _Judge:
         above = sum(each.above_gold for each in evidence)
         still = f" On {above} of them it still knows more than the gold model." if self.gold and above else ""
         return f"Knows less of the text than the baseline on {how_many} of knowledge.{still} {where}"
+
+    def distance_left(self, name: str) -> str:
+        """How much of the baseline's distance from gold on the work is left, as a sentence."""
+        model, baseline = (self.figure(each, "kl_gold") for each in (name, self.baseline))
+        if not model or not baseline or not baseline["value"]:
+            return ""
+        share = model["value"] / baseline["value"]
+        left = f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+        return (
+            f" Of the baseline's distance from the gold model on the work, {left} is left "
+            f"({self.shown(name, 'kl_gold')} of {self.shown(self.baseline, 'kl_gold')} nats a token)."
+        )
 
     # What was lost
 
@@ -397,6 +411,15 @@ class _Judge:
                     f"(gold {self.shown(self.gold, measure)})."
                 )
         return warnings
+
+    def led_astray(self, name: str) -> list[str]:
+        model, baseline = (self.figure(each, "kl_gold") for each in (name, self.baseline))
+        if not model or not baseline or model["value"] <= baseline["value"]:
+            return []
+        return [
+            "On the work it predicts less like the gold model than the baseline does: what it says there is not the "
+            "text's, but not what a model says that never read it, either."
+        ]
 
     # What holds for all
 
