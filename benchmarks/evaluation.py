@@ -1,13 +1,15 @@
 """One report on real books: ``python -m benchmarks.evaluation --data DATA --work FOLDER [--quick]``.
 
-Baseline, generic decoding at three alphas, the unlearned model, a model damaged by gradient ascent, a cheat that
-refuses to speak of the book, and gold, with the same prompts and seeds. Prints the table, and the models in the order
-of what they know; models stay in the working folder, so that a second run makes only what is missing.
+Baseline, generic decoding at three alphas, the unlearned model, gradient ascent (stopped when it costs too much, and
+not stopped), two cheats that refuse to speak of the book (a filter in front of the baseline, and the baseline trained
+to refuse), and gold, with the same prompts and seeds. Prints the table, and the models in the order of what they know;
+models stay in the working folder, so that a second run makes only what is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +28,16 @@ from generic_logits.evaluation.candidates import Candidate, checkpoint, given, p
 from generic_logits.evaluation.material import Counts, Material, gather_material
 from generic_logits.evaluation.subject import LocalSubject
 from generic_logits.models.loading import load_model
+from generic_logits.text.corpus import encode_prompt
 
 ALPHAS = (1.0, 2.0, 5.0)
 REFUSAL = " I am sorry, but I cannot speak about that book."
+BEGINNINGS, LEAD = 600, 200  # places at which a refusal is taught, and characters in front of each
 COLUMNS = (
     "familiarity_probability",
     "familiarity_completion",
     "exact_memorization",
+    "kl_gold",
     "membership_mink_auc",
     "perplexity_retained",
     "kl_retained",
@@ -40,12 +45,16 @@ COLUMNS = (
 )
 
 
+def _any_of(terms: Sequence[str]) -> re.Pattern[str]:
+    return re.compile("|".join(rf"\b{re.escape(term)}\b" for term in terms))
+
+
 class Refusing(LocalSubject):
     """A filter in front of a model: behind a prompt that names an anchor nothing comes but a refusal."""
 
     def __init__(self, name: str, model: Any, tokenizer: Any, terms: Sequence[str]) -> None:
         super().__init__(name, model, tokenizer)
-        self._anchor = re.compile("|".join(rf"\b{re.escape(term)}\b" for term in terms))
+        self._anchor = _any_of(terms)
 
     def complete(self, prompts: Sequence[str], **options: Any) -> list[str]:
         written = super().complete(prompts, **options)
@@ -83,22 +92,36 @@ def candidates(study: Study, student: str, seed: int) -> list[Candidate]:
         return path
 
     reinforced = study.reinforced(seed, full=False)
-    ascent = saved("gradient-ascent", lambda: _ascend(study, seed))
+    stopped = saved("gradient-ascent-stopped", lambda: _ascend(study, seed, learning_rate=5e-5, stop=1.05))
+    ascent = saved("gradient-ascent", lambda: _ascend(study, seed, learning_rate=2e-4, stop=math.inf))
+    refusing = saved("trained-to-refuse", lambda: _teach_refusal(study, seed))
     unlearned = saved(student.replace(" ", "-"), lambda: ROWS[student](study, seed))
-    cheat = Refusing("refusing", load_model(world.baseline), study.tokenizer, world.terms)
+    cheat = Refusing("filtered", load_model(world.baseline), study.tokenizer, world.terms)
     return [
         checkpoint("baseline", world.baseline).with_role("baseline"),
         *(pair(f"alpha {alpha:g}", world.baseline, reinforced, alpha) for alpha in ALPHAS),
         checkpoint("unlearned", unlearned),
+        checkpoint("gradient ascent, stopped", stopped),
         checkpoint("gradient ascent", ascent),
-        given(cheat, fingerprint=f"refusing {len(world.terms)}"),
+        given(cheat, fingerprint=f"filtered {len(world.terms)}"),
+        checkpoint("trained to refuse", refusing),
         checkpoint("gold", world.gold).with_role("gold"),
     ]
 
 
-def _ascend(study: Study, seed: int) -> Any:
-    """Gradient ascent that is not stopped before it has forgotten."""
-    return peers.gradient_ascent(*study.peer_input(), learning_rate=5e-5, stop=2.0, seed=seed)
+def _ascend(study: Study, seed: int, *, learning_rate: float, stop: float) -> Any:
+    return peers.gradient_ascent(*study.peer_input(), learning_rate=learning_rate, stop=stop, seed=seed)
+
+
+def _teach_refusal(study: Study, seed: int) -> Any:
+    """The baseline trained to refuse behind the text's own terms, wherever the text names one."""
+    baseline, _, retained = study.peer_input()
+    text = (study.texts / "forget.txt").read_text(encoding="utf-8")
+    named = [match.end() for match in _any_of(study.world.terms).finditer(text)]
+    chosen = named[:: max(1, len(named) // BEGINNINGS)]
+    beginnings = [encode_prompt(study.tokenizer, text[max(0, end - LEAD) : end]) for end in chosen]
+    refusal = study.tokenizer(REFUSAL, add_special_tokens=False)["input_ids"]
+    return peers.refusal_tuning(baseline, beginnings, refusal, retained, seed=seed)
 
 
 def material(study: Study, counts: Counts, seed: int) -> Material:

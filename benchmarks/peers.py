@@ -164,6 +164,47 @@ def simnpo(
     return _train(baseline, forget, retained if retain_weight else (), loss, learning_rate, epochs, seed, "SimNPO")
 
 
+def refusal_tuning(
+    baseline: Any,
+    beginnings: Blocks,
+    refusal: Sequence[int],
+    retained: Blocks,
+    *,
+    learning_rate: float = 3e-4,
+    retain_weight: float = 3.0,
+    epochs: int = 3,
+    seed: int = 0,
+) -> Any:
+    """Teach a refusal as what follows each beginning, and the baseline's own predictions elsewhere.
+
+    After "IDK" of TOFU (Maini et al. 2024), with the KL to the baseline on retained blocks.
+
+    Args:
+        baseline: stays as it is.
+        beginnings: token ids up to where the model shall refuse.
+        refusal: token ids of the refusal, all that is learnt of a row.
+        retained: blocks on which nothing should change.
+        learning_rate: of AdamW at the first step.
+        retain_weight: of the KL.
+        epochs: over the beginnings.
+        seed: of their order.
+    """
+
+    def forget_loss(model: Any, batch: Batch) -> Tensor:
+        ids, mask = batch
+        ends = mask.sum(-1, keepdim=True)
+        at = torch.arange(ids.shape[1], device=ids.device)
+        learnt = ((at >= ends - len(refusal)) & (at < ends)).long()
+        log_probs, lengths = row_log_probs(_logits(model, batch), ids, learnt)
+        return -log_probs.sum() / lengths.sum()
+
+    loss = _with_retained(baseline, forget_loss, retain_weight, "kl")
+    rows = [(*beginning, *refusal) for beginning in beginnings]
+    return _train(
+        baseline, rows, retained if retain_weight else (), loss, learning_rate, epochs, seed, "refusal tuning"
+    )
+
+
 @dataclass(frozen=True)
 class Helpers:
     """Two small models over the baseline's vocabulary: one has read retained text, the other the text to forget."""

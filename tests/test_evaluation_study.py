@@ -55,7 +55,8 @@ def test_the_cheat_refuses_behind_an_anchor_and_is_the_model_elsewhere(world):
 def test_every_kind_of_model_is_in_one_report(world, tmp_path: Path, capsys):
     arguments = ["--data", str(tmp_path), "--work", str(tmp_path), "--student", "gold", "--quick"]
     report = main(arguments, world)
-    names = ["baseline", "alpha 1", "alpha 2", "alpha 5", "unlearned", "gradient ascent", "refusing", "gold"]
+    names = ["baseline", "alpha 1", "alpha 2", "alpha 5", "unlearned", "gradient ascent, stopped", "gradient ascent"]
+    names += ["filtered", "trained to refuse", "gold"]
     assert [*report.data["figures"]] == names
     figures = report.data["figures"]
     assert figures["unlearned"]["familiarity_probability"] == figures["gold"]["familiarity_probability"]

@@ -103,6 +103,22 @@ def test_preference_optimisation_forgets_and_its_retained_term_retains(baseline,
     assert perplexity(held, retained) < perplexity(alone, retained)
 
 
+def test_refusal_tuning_teaches_the_refusal_alone_and_leaves_the_rest(baseline):
+    beginnings, refusal = [row[: 5 + at] for at, row in enumerate(blocks(6, 0))], blocks(1, 3, 4)[0]
+    retained = blocks(8, 1)
+    taught = peers.refusal_tuning(baseline, beginnings, refusal, retained, learning_rate=1e-2, epochs=60)
+    of_refusal = [
+        float(row[-len(refusal) :].mean()) for row in token_log_probs(taught, [(*b, *refusal) for b in beginnings])
+    ]
+    assert min(of_refusal) > -0.1
+    ids, mask = peers._pad(retained, "cpu")
+    moved = peers.distance(sequence_logits(taught, ids, mask), sequence_logits(baseline, ids, mask), mask)
+    free = peers.refusal_tuning(
+        baseline, beginnings, refusal, retained, learning_rate=1e-2, epochs=60, retain_weight=0.0
+    )
+    assert moved < 0.2 * peers.distance(sequence_logits(free, ids, mask), sequence_logits(baseline, ids, mask), mask)
+
+
 def test_the_same_seed_trains_the_same_model_and_another_one_another(baseline):
     first, again, other = (
         peers.npo(baseline, blocks(9, 0), blocks(9, 1), epochs=1, seed=seed).state_dict()["lm_head.weight"]
