@@ -9,6 +9,7 @@ models stay in the working folder, so that a second run makes only what is missi
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -186,6 +187,7 @@ def main(arguments: Sequence[str] | None = None, world: World | None = None) -> 
     parser.add_argument("--quick", action="store_true", help="a third of the prompts, no attacks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="also write figures, attacks and verdict to this file, without texts")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     study = Study(world or oz_world(options.data), options.work)
@@ -196,6 +198,10 @@ def main(arguments: Sequence[str] | None = None, world: World | None = None) -> 
     asked = material(study, counts, options.seed)
     report = Report.load(output) if output.exists() else evaluate(made, asked, output, config=config, resume=True)
     show(report)
+    if options.json:
+        kept = {name: report.data[name] for name in ("created", "versions", "figures", "attacks", "verdict")}
+        known = dict(order(report))
+        options.json.write_text(json.dumps({"world": study.world.name, "known": known, **kept}, indent=1) + "\n")
     return report
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import folders
@@ -62,4 +63,7 @@ def test_every_kind_of_model_is_in_one_report(world, tmp_path: Path, capsys):
     assert figures["unlearned"]["familiarity_probability"] == figures["gold"]["familiarity_probability"]
     assert {name for name, _ in order(report)} == {*names}
     assert "known, from gold 0 to baseline 1" in capsys.readouterr().out
-    assert main(arguments, world).data == report.data
+    file = tmp_path / "figures.json"
+    assert main([*arguments, "--json", str(file)], world).data == report.data
+    written = file.read_text()
+    assert json.loads(written)["figures"] == figures and "completions" not in json.loads(written)
