@@ -15,7 +15,7 @@ from generic_logits.errors import MeasureError
 from generic_logits.evaluation.attacks import ATTACKS, obstacle
 from generic_logits.evaluation.familiarity import completion_scores, grade_completions, probability_scores
 from generic_logits.evaluation.figures import Figure, bootstrap
-from generic_logits.evaluation.harness import run_harness
+from generic_logits.evaluation.harness import Backend, check_harness, run_harness
 from generic_logits.evaluation.judge import Judge
 from generic_logits.evaluation.lens import look
 from generic_logits.evaluation.material import Material, spread_pieces
@@ -54,10 +54,20 @@ class Harness:
     Attributes:
         data: folder of local data files; None takes the hub's.
         limit: questions of a task; None for all.
+        backend: what answers, see ``run_harness``.
     """
 
     data: str | None = None
     limit: int | None = None
+    backend: Backend = "hf"
+
+    def __post_init__(self) -> None:
+        """See that it can run, as ``check_harness`` does.
+
+        Raises:
+            InputError: it cannot.
+        """
+        check_harness(data=self.data, backend=self.backend)
 
 
 @dataclass(frozen=True)
@@ -173,7 +183,7 @@ def _distance(subject: Subject, setting: Setting) -> Answer:
 
 def _tasks(subject: Subject, setting: Setting) -> Answer:
     harness = setting.harness or Harness()
-    return dict(run_harness(subject, data=harness.data, limit=harness.limit))
+    return dict(run_harness(subject, **asdict(harness)))
 
 
 def _lens(subject: Subject, setting: Setting) -> Answer:
@@ -204,6 +214,10 @@ def _no(name: str, text: Callable[[Material], Any], option: str) -> Callable[[Se
 
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
+        # First: through an engine it wants the memory before the model is loaded.
+        "tasks": Part(
+            "lm-evaluation-harness", _tasks, lambda setting: "" if setting.harness else "not asked for (--harness)"
+        ),
         "probability": Part("familiarity by probability", _probability),
         "completion": Part("familiarity by completion", _completion),
         "verbatim": Part("verbatim continuation", _verbatim),
@@ -214,9 +228,6 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "predicted": Part("perplexity", _predicted),
         "distance": Part(
             "distance from the baseline", _distance, _no("retained text", lambda of: of.retain, "--retain")
-        ),
-        "tasks": Part(
-            "lm-evaluation-harness", _tasks, lambda setting: "" if setting.harness else "not asked for (--harness)"
         ),
         "lens": Part("token lens", _lens),
     }

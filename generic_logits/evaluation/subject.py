@@ -18,6 +18,7 @@ from generic_logits.text.corpus import encode_prompt
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+Engine = Callable[[], dict[str, Any]]
 
 
 class Subject(Protocol):
@@ -25,14 +26,24 @@ class Subject(Protocol):
 
     Attributes:
         name: in tables.
-        tokenizer: of the model.
-        model: a ``transformers`` model or a ``ModelPair``; None where only a server answers, and whatever needs whole
-            distributions or weights cannot be measured.
+        engine: gives the keyword arguments of a vLLM engine that loads the same; None where there is none.
     """
 
     name: str
-    tokenizer: Any
-    model: Any | None
+    engine: Engine | None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model."""
+        ...
+
+    @property
+    def model(self) -> Any | None:
+        """A ``transformers`` model or a ``ModelPair``; None where only a server answers.
+
+        Without it, whatever needs whole distributions or weights cannot be measured.
+        """
+        ...
 
     def complete(
         self, prompts: Sequence[str], *, new_tokens: int, temperature: float = 0.0, seed: int = 0
@@ -47,6 +58,8 @@ class Subject(Protocol):
 
 class LocalSubject:
     """A ``transformers`` model or a ``ModelPair`` in this process."""
+
+    engine: Engine | None = None
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         """Name a loaded model."""
@@ -71,6 +84,7 @@ class ServerSubject:
     """
 
     model = None
+    engine: Engine | None = None
 
     def __init__(
         self,
