@@ -17,13 +17,14 @@ import folders
 import pytest
 import tiny
 import torch
+from endpoints import Answer
 
 from generic_logits import EvaluateConfig, Report, evaluate
 from generic_logits.cli import main
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import evaluate as module
 from generic_logits.evaluation.attacks import ATTACKS
-from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate
+from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate, server
 from generic_logits.evaluation.judge import RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material
 from generic_logits.evaluation.parts import PARTS
@@ -304,6 +305,32 @@ def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, mon
     longer = EvaluateConfig(new_tokens=9, block_size=32, blocks=4, attacks=())
     evaluate(candidates(root)[:1], material, tmp_path / "out", config=longer, resume=True)
     assert len(asked) == len({*asked}) > 5
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_server_that_says_it_serves_another_model_is_asked_anew(
+    root, material, endpoint, tmp_path, monkeypatch, changed
+):
+    endpoint.path = "/v1/completions"
+    endpoint.script = lambda number, body: Answer(body={"choices": [{"text": "the sea"}]})
+    endpoint.roots = {"tiny": "the/first"}
+    asked = count_parts(monkeypatch)
+    config = replace(SMALL, attacks=())
+
+    def ask() -> None:
+        served = server("served", endpoint.url, tokenizer=root / "baseline")
+        evaluate([served], material, tmp_path / "out", config=config, resume=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "reach_verdict", lambda report: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    first = len(asked)
+    assert first > 5
+    if changed:
+        endpoint.roots = {"tiny": "the/second"}
+    ask()
+    assert len(asked) == first * (1 + changed)
 
 
 def test_a_killed_process_is_taken_up(root, tmp_path):

@@ -57,6 +57,18 @@ class Candidate:
         """The same model in another role."""
         return replace(self, role=role)
 
+    def meet(self) -> Candidate:
+        """The same model, after a first contact with a server: what it says of itself belongs to the fingerprint.
+
+        Raises:
+            InputError: see ``ServerSubject``.
+        """
+        if self.kind != "server" or not isinstance(subject := self.load(), ServerSubject):
+            return self
+        root = subject.card.get("root")
+        known = [subject.served, subject.card, _weights(root) if root else None]
+        return replace(self, fingerprint=_digest(self.fingerprint, known))
+
     def describe(self) -> dict[str, Any]:
         """For the report."""
         return {name: getattr(self, name) for name in ("name", "role", "kind", "source", "alpha")}
@@ -173,7 +185,7 @@ def server(
 ) -> Candidate:
     """A model behind an OpenAI-compatible server, see ``ServerSubject``.
 
-    Its fingerprint is its address and name: what it serves there is taken to stay the same.
+    Its fingerprint is its address and name, and what it says of itself once it was asked, see ``Candidate.meet``.
 
     Raises:
         InputError: an alpha outside its range.

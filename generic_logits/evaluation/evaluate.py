@@ -113,16 +113,13 @@ def evaluate(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     config = config or EvaluateConfig()
-    candidates = _candidates(models, gold)
+    candidates = [each.meet() for each in _candidates(models, gold)]  # nobody there is said before hours of others
     if config.harness:
         rehearse(config.harness.data)
     if not isinstance(material, Material):
         material = gather_material(material, retain=retain, seed=config.seed)
     judge = judge or RuleJudge(material.terms, material.forget, reference="\n".join(material.retain.values()))
     folder = OutputFolder(output, resume=resume)
-    for candidate in candidates:
-        if candidate.kind == "server":
-            candidate.load()  # nobody there is said before hours of other models
     with leaving_no_trace(folder):
         folder.open({"command": "evaluate"})
         run = _Run(candidates, material, judge, config, _Store(folder))

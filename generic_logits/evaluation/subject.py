@@ -79,6 +79,8 @@ class LocalSubject:
 class ServerSubject:
     """A model behind an OpenAI-compatible server, asked over ``/v1/completions``.
 
+    ``card`` is what the server says of it, see ``Server.models``.
+
     Texts are sent as token ids, so the server reads exactly what a model in this process would. Log-probabilities of
     given tokens come from an echo of the prompt without a continuation, which vLLM offers and many servers do not.
     """
@@ -116,11 +118,12 @@ class ServerSubject:
         self.name, self.address = name, address
         self._server: Callable[[], Server] = lambda: Server(address, retries=retries, timeout=timeout)
         self._concurrency = concurrency
-        self.served, root = run(self._find(served))
+        self.served, self.card = run(self._find(served))
         self._options: dict[str, Any] = {} if alpha is None else {"vllm_xargs": {"generic_alpha": alpha}}
+        root = str(self.card.get("root") or "")
         self.tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(self.served, root)
 
-    async def _find(self, served: str | None) -> tuple[str, str]:  # name, where the model came from
+    async def _find(self, served: str | None) -> tuple[str, dict[str, Any]]:  # name, card
         async with self._server() as server:
             models = await server.models()
             name = served or await server.only_model()
