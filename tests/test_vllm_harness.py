@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -87,6 +91,37 @@ def test_an_engine_that_dies_is_named_in_one_line(root, monkeypatch):
     with DeferredSubject(checkpoint("b", root / "baseline")) as subject, pytest.raises(InputError) as caught:
         run_harness(subject, ["piqa"], data=root / "data", backend="vllm")
     assert "got its process ended with -6, and said last: out of memory; mend what it names" in str(caught.value)
+
+
+PARENT = """
+import sys
+from generic_logits.evaluation.candidates import DeferredSubject, checkpoint
+from generic_logits.evaluation.harness import run_harness
+run_harness(DeferredSubject(checkpoint("b", sys.argv[1])), data=sys.argv[2], backend="vllm")
+"""
+
+
+def is_running(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_an_engine_ends_with_a_parent_that_is_killed(root, tmp_path):
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[1])}
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, root / "baseline", root / "data"], env=environment)
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not [*tmp_path.glob("*/log")]:
+        assert parent.poll() is None
+        time.sleep(0.1)
+    while not (child := children.read_text().split()):
+        time.sleep(0.1)
+    parent.kill()
+    parent.wait()
+    while is_running(child[0]):
+        time.sleep(0.1)
+    assert [*tmp_path.glob("*/request")] and not [*tmp_path.glob("*/answer")]
 
 
 def test_the_package_for_a_cpu_is_found_under_its_own_name_and_only_while_the_harness_is_imported():

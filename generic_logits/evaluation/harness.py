@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -15,6 +16,7 @@ from io import StringIO
 from pathlib import Path
 from subprocess import DEVNULL, STDOUT
 from tempfile import TemporaryDirectory
+from threading import Thread
 from typing import Any, Literal, get_args
 
 from transformers import AutoConfig
@@ -110,7 +112,8 @@ def run_harness(
         return _ask(_in_harness(subject, batch_size), tasks, data, limit)
     if subject.engine is None:
         raise MeasureError("a model that vLLM can load", subject.name, "give the model's folder")
-    return _ask_child({"engine": subject.engine(), "tasks": [*tasks], "data": data and str(data), "limit": limit})
+    request = {"engine": subject.engine(), "tasks": [*tasks], "data": data and str(data), "limit": limit}
+    return _ask_child({**request, "parent": os.getpid()})
 
 
 def _ask(model: Any, tasks: Sequence[str], data: str | Path | None, limit: int | None) -> dict[str, list[float]]:
@@ -182,6 +185,7 @@ def _ask_child(request: Mapping[str, Any]) -> dict[str, list[float]]:
 def answer_in_child(folder: str) -> None:
     """Start the engine, and leave in the folder what the harness makes of its answers, or the error."""
     request = json.loads(Path(folder, "request").read_text(encoding="utf-8"))
+    Thread(target=_end_with, args=[request["parent"]], daemon=True).start()
     answer: dict[str, Any]
     try:
         model = _in_engine(request["engine"])
@@ -189,6 +193,13 @@ def answer_in_child(folder: str) -> None:
     except InputError as error:
         answer = {"refused": error.args}
     replace_file(Path(folder, "answer"), json.dumps(answer))
+
+
+def _end_with(parent: int) -> None:
+    """Keep no device busy for a parent that was killed."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _in_engine(arguments: Mapping[str, Any]) -> Any:
