@@ -11,7 +11,7 @@ import pytest
 import tiny
 from endpoints import Answer, fault
 
-from generic_logits.discovery import endpoint as client
+from generic_logits import _endpoint as client
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation.candidates import server
 from generic_logits.evaluation.subject import ServerSubject

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from generic_logits.discovery.endpoint import Server, run
+from generic_logits._endpoint import Server, run
 from generic_logits.errors import InputError, MeasureError, RequestError
 from generic_logits.models.loading import load_tokenizer
 from generic_logits.models.scoring import device_of, token_log_probs
