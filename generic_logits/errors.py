@@ -21,8 +21,12 @@ class InputError(GenericLogitsError, ValueError):
     """Input that cannot be used; the message says what was wanted, what came, and the remedy."""
 
     def __init__(self, wanted: str, got: str, remedy: str) -> None:
-        """Build the one-line message from its three parts."""
-        super().__init__(f"wanted {wanted}; got {got}; {remedy}")
+        """Keep the three parts: they are the arguments again where the error goes to another process."""
+        super().__init__(wanted, got, remedy)
+
+    def __str__(self) -> str:
+        """The three parts in one line."""
+        return "wanted {}; got {}; {}".format(*self.args)
 
 
 class CorpusError(InputError):

@@ -75,7 +75,7 @@ def endpoint(monkeypatch) -> Iterator[Any]:
     """An OpenAI-compatible server without a key, that is asked again at once."""
     from endpoints import Endpoint
 
-    from generic_logits.discovery import endpoint as client
+    from generic_logits import _endpoint as client
 
     monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)

@@ -73,6 +73,7 @@ class Endpoint:
         self.listed = 0
         self.models = ["tiny"]
         self.roots: dict[str, str] = {}
+        self.everywhere: Answer | None = None  # what it answers to everybody, if it is no such server at all
         self.path = "/v1/chat/completions"
         self.script: Callable[[int, dict[str, Any]], Answer] = lambda number, body: Answer()
         self._lock = threading.Lock()
@@ -84,8 +85,9 @@ class Endpoint:
             def do_GET(self) -> None:
                 endpoint.listed += 1
                 found = self.path == "/v1/models"
-                models = {"data": [{"id": name, "root": endpoint.roots.get(name)} for name in endpoint.models]}
-                self._send(Answer(body=models) if found else fault(404, "Not Found"))
+                now = time.time_ns()  # as vLLM's, each time another
+                models = [{"id": name, "root": endpoint.roots.get(name), "created": now} for name in endpoint.models]
+                self._send(Answer(body={"data": models}) if found else fault(404, "Not Found"))
 
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -98,6 +100,7 @@ class Endpoint:
                 self._send(endpoint.script(number, body) if found else fault(404, "Not Found"))
 
             def _send(self, answer: Answer) -> None:
+                answer = endpoint.everywhere or answer
                 time.sleep(answer.seconds)
                 raw = answer.body.encode() if isinstance(answer.body, str) else json.dumps(answer.body).encode()
                 try:

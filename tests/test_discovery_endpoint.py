@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from endpoints import ANSWER, NAMES, Answer, book, cached, fault, free_port, prompt_of
 
-from generic_logits.discovery import endpoint as client
+from generic_logits import _endpoint as client
 from generic_logits.discovery.language_model import ask_language_model, estimate_cost
 from generic_logits.discovery.proposals import answer_schema
 from generic_logits.errors import InputError

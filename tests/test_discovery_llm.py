@@ -27,7 +27,8 @@ from endpoints import (
     prompt_of,
 )
 
-from generic_logits.discovery import answers, language_model
+from generic_logits import _answers
+from generic_logits.discovery import language_model
 from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost
 from generic_logits.discovery.proposals import PROMPT_VERSION, answer_schema
 from generic_logits.errors import InputError, ModelError, OutputError, StorageError
@@ -220,7 +221,7 @@ def test_a_full_disk_is_told(endpoint, config, monkeypatch):
     def full(*arguments: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(answers.os, "replace", full)
+    monkeypatch.setattr(_answers.os, "replace", full)
     with pytest.raises(StorageError, match="the disk is full at .*; make room, then run it again"):
         ask_language_model(book(1), config())
 

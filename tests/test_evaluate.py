@@ -17,13 +17,14 @@ import folders
 import pytest
 import tiny
 import torch
+from endpoints import Answer
 
 from generic_logits import EvaluateConfig, Report, evaluate
 from generic_logits.cli import main
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import evaluate as module
 from generic_logits.evaluation.attacks import ATTACKS
-from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate
+from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate, server
 from generic_logits.evaluation.judge import RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material, spread_pieces
 from generic_logits.evaluation.parts import PARTS
@@ -323,6 +324,32 @@ def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, mon
     assert len(asked) == len({*asked}) > 5
 
 
+@pytest.mark.parametrize("changed", [True, False])
+def test_a_server_that_says_it_serves_another_model_is_asked_anew(
+    root, material, endpoint, tmp_path, monkeypatch, changed
+):
+    endpoint.path = "/v1/completions"
+    endpoint.script = lambda number, body: Answer(body={"choices": [{"text": "the sea"}]})
+    endpoint.roots = {"tiny": "the/first"}
+    asked = count_parts(monkeypatch)
+    config = replace(SMALL, attacks=())
+
+    def ask() -> None:
+        served = server("served", endpoint.url, tokenizer=root / "baseline")
+        evaluate([served], material, tmp_path / "out", config=config, resume=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "reach_verdict", lambda report: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    first = len(asked)
+    assert first > 5
+    if changed:
+        endpoint.roots = {"tiny": "the/second"}
+    ask()
+    assert len(asked) == first * (1 + changed)
+
+
 def test_a_killed_process_is_taken_up(root, tmp_path):
     words = [sys.executable, "-m", "generic_logits", "evaluate", str(root / "baseline"), "--quick", "--json"]
     words += [
@@ -447,7 +474,9 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
         (["--alpha", "1"], "wanted --reinforced with --alpha; got --alpha alone"),
         (["--reinforced", "{root}/reinforced"], "wanted --reinforced with --alpha; got --reinforced alone"),
         (["--attacks", "hint,guess"], "wanted attacks among"),
-        (["--harness-limit", "3"], "wanted --harness with its data or limit"),
+        (["--harness-limit", "3"], "wanted --harness with its data, limit or back end"),
+        (["--harness-backend", "vllm"], "wanted --harness with its data, limit or back end"),
+        (["--harness", "--harness-data", "{root}/retain"], "arc_challenge.jsonl, arc_easy.jsonl, boolq.jsonl"),
         (["--gold", "{root}/nothing"], "got nothing at {root}/nothing"),
         (["--gold", "{root}/baseline"], "wanted models with names of their own; got baseline twice"),
         (["--prompts", "{root}/none.json"], "wanted a prompt file; got {root}/none.json"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ability
 import pytest
 import subjects
 import tiny
@@ -14,45 +16,9 @@ import torch
 
 from generic_logits import ModelPair
 from generic_logits.errors import InputError, MeasureError
-from generic_logits.evaluation.harness import SEVEN, run_harness
+from generic_logits.evaluation.harness import SEVEN, rehearse, run_harness
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # the harness and datasets warn in many places
 WORDS = tiny.tokenizer(subjects.VOCAB)
-THINGS = ["bell", "door", "house", "word", "sea", "name", "place", "winter", "story", "page"]
-
-
-def choice(at: int) -> dict[str, Any]:
-    texts = [THINGS[at], THINGS[at - 3], THINGS[at - 5], THINGS[at - 7]]
-    return {"text": texts, "label": list("ABCD")}
-
-
-def row_of(task: str, at: int) -> dict[str, Any]:
-    """A question in the columns of the task's data set on the hub."""
-    if task.startswith("arc"):
-        return {"id": str(at), "question": f"What rang {at} times?", "choices": choice(at), "answerKey": "ABCD"[at % 4]}
-    return {
-        "boolq": {"question": f"did the {THINGS[at]} ring", "passage": "The bell rang.", "idx": at, "label": at % 2},
-        "hellaswag": {
-            "ctx_a": "A man opened",
-            "ctx_b": f"the {THINGS[at]}",
-            "activity_label": "Opening",
-            "endings": [f"and saw the {thing} [title]" for thing in choice(at)["text"]],
-            "label": str(at % 4),
-        },
-        "openbookqa": {"question_stem": f"The {THINGS[at]} is", "choices": choice(at), "answerKey": "ABCD"[at % 4]},
-        "piqa": {
-            "goal": "Open it",
-            "sol1": f"with a {THINGS[at]}",
-            "sol2": f"by the {THINGS[at - 2]}",
-            "label": at % 2,
-        },
-        "winogrande": {
-            "sentence": "The bell fell on the house because the _ was old.",
-            "option1": THINGS[at],
-            "option2": THINGS[at - 4],
-            "answer": str(at % 2 + 1),
-        },
-    }[task]
 
 
 def asked(task: str, row: dict[str, Any]) -> tuple[list[tuple[str, str]], int]:
@@ -86,14 +52,7 @@ def log_likelihood(made: Any, context: str, continuation: str) -> float:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for number, task in enumerate(SEVEN):
-        rows = [row_of(task, at) for at in range(8)]
-        if number % 2:
-            (folder / f"{task}.json").write_text(json.dumps(rows))
-        else:
-            (folder / f"{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    return folder
+    return ability.write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +67,8 @@ def test_all_seven_run_from_local_files_on_a_checkpoint_and_on_a_pair(data, mode
     assert list(found) == list(SEVEN)
     for task, scores in found.items():
         expected = []
-        for at in range(8):
-            pairs, right = asked(task, row_of(task, at))
+        for at in range(ability.QUESTIONS):
+            pairs, right = asked(task, ability.row_of(task, at))
             values = [log_likelihood(models[kind], *pair) for pair in pairs]
             expected.append(float(values.index(max(values)) == right))
         assert scores == expected, task
@@ -123,12 +82,22 @@ def test_a_limit_takes_the_first_questions_and_only_the_tasks_asked_for(data, mo
     assert run_harness(subject, ["piqa"], data=data, limit=3) == {"piqa": whole["piqa"][:3]}
 
 
-def test_a_model_of_the_harness_is_asked_in_the_subjects_place(data, models):
-    from lm_eval.models.huggingface import HFLM
+def test_nothing_is_said_beside_our_bar_and_what_speaks_elsewhere_is_left_alone(data, models, capfd):
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    rehearse(data)
+    before = [logger.level for logger in loggers]
+    run_harness(subjects.local(models["pair"]), ["boolq", "winogrande"], data=data)
+    assert capfd.readouterr() == ("", "")
+    assert [logger.level for logger in loggers] == before and logging.ERROR not in before
 
-    own = HFLM(pretrained=models["pair"].model, tokenizer=WORDS)
-    found = run_harness(subjects.Writer({}), ["arc_easy"], data=data, harness_model=own)
-    assert found == run_harness(subjects.local(models["pair"]), ["arc_easy"], data=data)
+
+def test_data_are_read_before_anybody_is_asked(data, tmp_path):
+    rehearse(data)
+    wrong = ability.write_data(tmp_path)
+    (wrong / "piqa.jsonl").unlink(missing_ok=True)
+    (wrong / "piqa.json").write_text(json.dumps([{"goal": "Open it"}]))
+    with pytest.raises(InputError, match="^wanted data that lm-evaluation-harness takes; got .*; check the columns"):
+        rehearse(wrong)
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path, data, models):
@@ -136,8 +105,12 @@ def test_bad_input_is_refused_in_one_line(tmp_path, data, models):
     with pytest.raises(InputError, match="^wanted tasks among arc_challenge, .*; got mmlu; leave them out$"):
         run_harness(subject, ["mmlu", "piqa"], data=data)
     with pytest.raises(
-        InputError, match="^wanted piqa.jsonl or piqa.json; got neither in .*; add it, or leave the task"
+        InputError, match=r"^wanted piqa.jsonl, boolq.jsonl \(or .json\); got none such in .*; add what"
     ):
-        run_harness(subject, ["piqa"], data=tmp_path)
+        run_harness(subject, ["piqa", "boolq"], data=tmp_path)
+    with pytest.raises(InputError, match="^wanted a back end among hf, vllm; got 'trt'; take one of them$"):
+        run_harness(subject, ["piqa"], data=data, backend="trt")
+    with pytest.raises(MeasureError, match="^wanted a model that vLLM can load; got tiny; give the model's folder$"):
+        run_harness(subject, ["piqa"], data=data, backend="vllm")
     with pytest.raises(MeasureError, match="^wanted a model in this process; got writer, a server; give the model's"):
         run_harness(subjects.Writer({}), ["piqa"], data=data)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from endpoints import Answer, Endpoint, fault, prompt_of
 
+from generic_logits import _endpoint as client
 from generic_logits.demo import world
-from generic_logits.discovery import endpoint as client
 from generic_logits.errors import InputError
 from generic_logits.evaluation import judge as module
 from generic_logits.evaluation.judge import (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 import folders
@@ -10,7 +11,9 @@ import pytest
 import tiny
 from endpoints import Answer, fault
 
+from generic_logits import _endpoint as client
 from generic_logits.errors import InputError, MeasureError
+from generic_logits.evaluation.candidates import server
 from generic_logits.evaluation.subject import ServerSubject
 
 PROMPTS = ["Mira Voss wrote down every word of", "the old house by the sea had", "a good story needs"]
@@ -105,3 +108,55 @@ def test_nobody_there_is_said(endpoint):
 def test_the_tokenizer_comes_from_where_the_server_says_that_the_model_came_from(endpoint, tmp_path):
     endpoint.roots = {"tiny": str(folders.model_folder(tmp_path / "model"))}
     assert ServerSubject("served", endpoint.url).tokenizer.get_vocab() == tiny.tokenizer().get_vocab()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        Answer().body,
+        {"data": [{"name": "tiny"}]},
+        {"data": "tiny"},
+        {"object": "list"},
+        [],
+        "tiny",
+        "<html>Hello</html>",
+    ],
+    ids=str,
+)
+def test_somebody_else_at_the_address_is_said_at_once(endpoint, body, monkeypatch):
+    monkeypatch.setattr(client, "_FIRST_WAIT", 60)
+    endpoint.everywhere = Answer(body=body)
+    began = time.monotonic()
+    with pytest.raises(InputError) as caught:
+        ServerSubject("served", endpoint.url, tokenizer=tiny.tokenizer())
+    message = f"wanted an OpenAI-compatible server at {endpoint.url}; got not the JSON that belongs to /models: "
+    assert str(caught.value).startswith(message) and "\n" not in str(caught.value)
+    assert str(caught.value).endswith("; check the address, which usually ends in /v1")
+    assert endpoint.listed == 1 and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_at_a_terminal_it_is_said_that_an_answer_is_waited_for(endpoint, monkeypatch, capsys, terminal):
+    monkeypatch.setattr(client, "_SILENCE", 0.3)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.2)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    endpoint.path = "/v1/completions"
+    endpoint.script = lambda number, body: text(body) if number > 4 else fault(503, "loading")
+    served = ServerSubject("served", endpoint.url, tokenizer=tiny.tokenizer())
+    assert served.complete(PROMPTS[:1], new_tokens=5)
+    lines = capsys.readouterr().err.splitlines()
+    assert {*lines} == ({f"{endpoint.url}: HTTP 503: loading; asked again"} if terminal else set())
+    assert len(lines) < 4
+
+
+def test_a_candidates_fingerprint_is_what_its_server_says_of_itself(endpoint, tmp_path):
+    endpoint.roots = {"tiny": str(folders.model_folder(tmp_path / "model"))}
+    met = [server("served", endpoint.url).meet() for _ in range(2)]
+    assert met[0].fingerprint == met[1].fingerprint != server("served", endpoint.url).fingerprint
+    folders.model_folder(tmp_path / "model", seed=1)
+    met.append(server("served", endpoint.url).meet())
+    endpoint.roots = {"tiny": str(folders.model_folder(tmp_path / "other"))}
+    met.append(server("served", endpoint.url).meet())
+    endpoint.models, endpoint.roots = ["new"], {"new": endpoint.roots["tiny"]}
+    met.append(server("served", endpoint.url).meet())
+    assert len({each.fingerprint for each in met}) == 4

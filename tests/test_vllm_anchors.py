@@ -15,7 +15,7 @@ import tiny
 from endpoints import free_port
 from test_vllm_serve import TEMPLATE, server
 
-from generic_logits.discovery import endpoint
+from generic_logits import _endpoint as client
 from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost
 from generic_logits.discovery.proposals import answer_schema
 from generic_logits.errors import InputError
@@ -46,7 +46,7 @@ def url(tmp_path_factory) -> Iterator[str]:
 @pytest.fixture
 def config(url, tmp_path, monkeypatch) -> Callable[..., LanguageModelConfig]:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
 
     def make(**changes: Any) -> LanguageModelConfig:
         usual = {"source": url, "cache": tmp_path / "cache", "translations": 2, "terms": 2, "answer_tokens": 800}
@@ -80,13 +80,13 @@ def test_a_random_model_held_to_the_schema_invents_terms_and_none_is_believed(co
 
 
 def test_without_the_schema_the_same_model_writes_nothing_of_use(config, monkeypatch):
-    real = endpoint.Endpoint.__init__
+    real = client.Endpoint.__init__
 
     def without(self: Any, *args: Any, **options: Any) -> None:
         real(self, *args, **options)
         del self._options["response_format"]
 
-    monkeypatch.setattr(endpoint.Endpoint, "__init__", without)
+    monkeypatch.setattr(client.Endpoint, "__init__", without)
     with pytest.raises(InputError, match="wanted a JSON object with anchors from tiny; got none in 2 attempts"):
         ask_language_model(book(1), config(retries=1, answer_tokens=50))
 

@@ -168,6 +168,13 @@ def test_as_the_subject_of_measures_it_says_what_the_pair_says(client, pair, alp
     assert len(set(samples[0])) > 1 and samples[0] == samples[1]
 
 
+def test_what_it_says_of_itself_lasts(client, paths):
+    asked = server_candidate("served", str(client.base_url), tokenizer=paths["baseline"])
+    first = asked.meet().fingerprint
+    time.sleep(1.1)  # what it calls created is the second in which it is asked
+    assert asked.meet().fingerprint == first != asked.fingerprint
+
+
 def test_a_report_on_a_server_leaves_out_what_needs_the_model(client, pair, paths, tmp_path):
     address = str(client.base_url)
     prompts = (Prompt("the old house by the", " sea"), Prompt("a good story", " needs"))

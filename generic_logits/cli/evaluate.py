@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,13 @@ EXAMPLE = (
 )
 _JUDGED_BY = 40  # terms that a model that grades is told
 _FILE = "made from the text if not given."
+
+
+class HarnessBackend(StrEnum):
+    """What answers the harness."""
+
+    hf = "hf"
+    vllm = "vllm"
 
 
 def run(
@@ -86,6 +94,9 @@ def run(
     harness_limit: Annotated[
         int | None, typer.Option(min=1, help="Questions of each test; all if not given.", show_default=False)
     ] = None,
+    harness_backend: Annotated[
+        HarnessBackend, typer.Option(help="What answers them: transformers, or vLLM's engine.")
+    ] = HarnessBackend.hf,
     attacks: Annotated[str, typer.Option(metavar="NAME,...", help="Attacks to make.")] = "all",
     no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Make none.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the prompts and blocks: a first look.")] = False,
@@ -103,10 +114,11 @@ def run(
     from generic_logits.evaluation.parts import Harness
 
     o.prepare(dtype, seed)
-    if (harness_data or harness_limit) and not harness:
-        raise InputError("--harness with its data or limit", "none", "add --harness")
+    if (harness_data or harness_limit or harness_backend != HarnessBackend.hf) and not harness:
+        raise InputError("--harness with its data, limit or back end", "none", "add --harness")
     chosen = tuple(ATTACKS) if attacks == "all" else tuple(filter(None, attacks.replace(" ", "").split(",")))
-    tests = Harness(str(harness_data) if harness_data else None, harness_limit) if harness else None
+    local = str(harness_data) if harness_data else None
+    tests = Harness(local, harness_limit, harness_backend.value) if harness else None
     usual, counts = EvaluateConfig(), Counts()
     if quick:
         counts = Counts(**{name: getattr(counts, name) // 3 for name in ("prompts", "hints", "passages")})

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 from tqdm.auto import tqdm
 
+from generic_logits._answers import Answers, default_folder
+from generic_logits._endpoint import Endpoint, Reply, converse_all, no_address, run
 from generic_logits._record import weights_fingerprint
-from generic_logits.discovery.answers import Answers, default_folder
-from generic_logits.discovery.endpoint import Endpoint, Reply, converse_all, no_address, run
 from generic_logits.discovery.proposals import (
     PROMPT_VERSION,
     Passage,

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jsonschema
 
-from generic_logits.discovery.answers import read_json
+from generic_logits._answers import read_json
 from generic_logits.text.anchors import KINDS, Anchor, Gender, Kind, runs_of_words
 from generic_logits.text.corpus import Document
 from generic_logits.text.translation import Translator

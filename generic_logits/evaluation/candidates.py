@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
+from torch import Tensor
 
 from generic_logits._record import weights_fingerprint
 from generic_logits.errors import InputError
-from generic_logits.evaluation.subject import LocalSubject, ServerSubject, Subject
+from generic_logits.evaluation.subject import Engine, LocalSubject, ServerSubject, Subject
 from generic_logits.models.loading import check_source, is_adapter, load_model, load_tokenizer
 from generic_logits.models.pair import ModelPair
 from generic_logits.ops import Space, check_alpha, check_correction
+from generic_logits.vllm import engine_args
 
 Role = Literal["baseline", "gold", ""]
 Kind = Literal["checkpoint", "pair", "server"]
@@ -36,6 +40,7 @@ class Candidate:
         role: "baseline" for the model that knows the text, "gold" for one that never read it.
         alpha: of a pair or a server of ours.
         served: the model's name at a server that has several.
+        engine: see ``Subject``.
     """
 
     name: str
@@ -46,14 +51,74 @@ class Candidate:
     role: Role = ""
     alpha: float | None = None
     served: str | None = None
+    engine: Engine | None = None
 
     def with_role(self, role: Role) -> Candidate:
         """The same model in another role."""
         return replace(self, role=role)
 
+    def meet(self) -> Candidate:
+        """The same model, after a first contact with a server: what it says of itself belongs to the fingerprint.
+
+        Raises:
+            InputError: see ``ServerSubject``.
+        """
+        if self.kind != "server" or not isinstance(subject := self.load(), ServerSubject):
+            return self
+        root = subject.card.get("root")
+        known = [subject.served, subject.card, _weights(root) if root else None]
+        return replace(self, fingerprint=_digest(self.fingerprint, known))
+
     def describe(self) -> dict[str, Any]:
         """For the report."""
         return {name: getattr(self, name) for name in ("name", "role", "kind", "source", "alpha")}
+
+
+class DeferredSubject:
+    """A candidate as a subject that is loaded when it is first needed, and freed at the end of a ``with``.
+
+    Whoever asks an engine only, see ``Subject``, does not load it.
+    """
+
+    def __init__(self, candidate: Candidate) -> None:
+        """Load nothing yet."""
+        self.name, self.engine, self._load = candidate.name, candidate.engine, candidate.load
+
+    def __enter__(self) -> Self:
+        """Load nothing yet."""
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Free the subject."""
+        for name in ("_subject", "tokenizer", "model"):
+            vars(self).pop(name, None)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def _subject(self) -> Subject:
+        return self._load()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """See ``Subject``."""
+        return self._subject.tokenizer
+
+    @cached_property
+    def model(self) -> Any | None:
+        """See ``Subject``."""
+        return self._subject.model
+
+    def complete(
+        self, prompts: Sequence[str], *, new_tokens: int, temperature: float = 0.0, seed: int = 0
+    ) -> list[str]:
+        """See ``Subject``."""
+        return self._subject.complete(prompts, new_tokens=new_tokens, temperature=temperature, seed=seed)
+
+    def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
+        """See ``Subject``."""
+        return self._subject.log_probs(sequences)
 
 
 def checkpoint(name: str, source: Source, *, dtype: str = "auto") -> Candidate:
@@ -67,7 +132,14 @@ def checkpoint(name: str, source: Source, *, dtype: str = "auto") -> Candidate:
     def load() -> Subject:
         return LocalSubject(name, load_model(source, dtype=dtype, **placement()), load_tokenizer(source))
 
-    return Candidate(name, str(source), "checkpoint", load, _digest(_weights(source), dtype))
+    return Candidate(
+        name,
+        str(source),
+        "checkpoint",
+        load,
+        _digest(_weights(source), dtype),
+        engine=lambda: {"model": str(source), "dtype": dtype},
+    )
 
 
 def pair(
@@ -96,8 +168,11 @@ def pair(
         )
         return LocalSubject(name, made, made.tokenizer)
 
+    def engine() -> dict[str, Any]:
+        return engine_args(baseline, reinforced, alpha=alpha, space=space, threshold=threshold, dtype=dtype)
+
     fingerprint = _digest(_weights(baseline), _weights(reinforced), alpha, space, threshold, dtype)
-    return Candidate(name, f"{baseline} with {reinforced}", "pair", load, fingerprint, alpha=alpha)
+    return Candidate(name, f"{baseline} with {reinforced}", "pair", load, fingerprint, alpha=alpha, engine=engine)
 
 
 def server(
@@ -110,7 +185,7 @@ def server(
 ) -> Candidate:
     """A model behind an OpenAI-compatible server, see ``ServerSubject``.
 
-    Its fingerprint is its address and name: what it serves there is taken to stay the same.
+    Its fingerprint is its address and name, and what it says of itself once it was asked, see ``Candidate.meet``.
 
     Raises:
         InputError: an alpha outside its range.

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from generic_logits import __version__
@@ -23,8 +20,9 @@ from generic_logits._files import replace_file
 from generic_logits._record import software_versions
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation.attacks import ATTACKS, Point, above_gold
-from generic_logits.evaluation.candidates import Candidate, check_candidates, read_candidate
+from generic_logits.evaluation.candidates import Candidate, DeferredSubject, check_candidates, read_candidate
 from generic_logits.evaluation.figures import bootstrap
+from generic_logits.evaluation.harness import rehearse
 from generic_logits.evaluation.judge import Judge, RuleJudge
 from generic_logits.evaluation.material import Material, gather_material
 from generic_logits.evaluation.parts import (
@@ -55,7 +53,7 @@ class EvaluateConfig:
         block_size: tokens in a block of text.
         blocks: of each text whose perplexity is taken.
         attacks: names among ``ATTACKS``; all of them by default.
-        harness: lm-evaluation-harness, if it is wanted.
+        harness: lm-evaluation-harness, if it is wanted; asked first, so that an engine has the memory for itself.
         seed: of everything random.
     """
 
@@ -115,14 +113,13 @@ def evaluate(
         KeyboardInterrupt: Ctrl-C; likewise.
     """
     config = config or EvaluateConfig()
-    candidates = _candidates(models, gold)
+    candidates = [each.meet() for each in _candidates(models, gold)]  # nobody there is said before hours of others
+    if config.harness:
+        rehearse(config.harness.data)
     if not isinstance(material, Material):
         material = gather_material(material, retain=retain, seed=config.seed)
     judge = judge or RuleJudge(material.terms, material.forget, reference="\n".join(material.retain.values()))
     folder = OutputFolder(output, resume=resume)
-    for candidate in candidates:
-        if candidate.kind == "server":
-            candidate.load()  # nobody there is said before hours of other models
     with leaving_no_trace(folder):
         folder.open({"command": "evaluate"})
         run = _Run(candidates, material, judge, config, _Store(folder))
@@ -222,14 +219,14 @@ class _Run:
             for candidate in self._candidates:
                 self._answers[candidate.name], self._left_out[candidate.name] = {}, {}
                 self._seconds[candidate.name] = {}
-                with _loaded(candidate) as subject:
+                with DeferredSubject(candidate) as subject:
                     for name, part in self._parts.items():
                         bar.set_description(f"{candidate.name}: {part.title}")
                         self._answer(candidate, subject, name, part)
                         bar.update()
         return self._assemble()
 
-    def _answer(self, candidate: Candidate, subject: Callable[[], Subject], name: str, part: Part) -> None:
+    def _answer(self, candidate: Candidate, subject: Subject, name: str, part: Part) -> None:
         if candidate is {"distance": self._baseline, "gold_distance": self._gold}.get(name, self):
             return  # from itself
         key = self._key(candidate, name)
@@ -237,7 +234,7 @@ class _Run:
         if entry is None:
             started = time.monotonic()
             try:
-                answer = part.ask(subject(), self._setting)
+                answer = part.ask(subject, self._setting)
                 if not _is_finite(answer):
                     raise MeasureError("numbers", "some that are not finite", "the model's scores are broken")
             except MeasureError as error:
@@ -351,22 +348,3 @@ class _Run:
         """That of the pair in the middle of the pairs: its slider reaches the others' alphas."""
         lenses = [answers["lens"] for answers in self._answers.values() if "lens" in answers]
         return lenses[len(lenses) // 2] if lenses else None
-
-
-@contextmanager
-def _loaded(candidate: Candidate) -> Iterator[Callable[[], Subject]]:
-    """Give a way to the subject that loads it when it is first needed; it is freed at the end."""
-    held: list[Subject] = []
-
-    def subject() -> Subject:
-        if not held:
-            held.append(candidate.load())
-        return held[0]
-
-    try:
-        yield subject
-    finally:
-        held.clear()
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()

@@ -18,8 +18,8 @@ from typing import Any, Protocol
 import jsonschema
 import numpy as np
 
-from generic_logits.discovery.answers import Answers, default_folder, read_json
-from generic_logits.discovery.endpoint import Endpoint, Reply, converse_all, run
+from generic_logits._answers import Answers, default_folder, read_json
+from generic_logits._endpoint import Endpoint, Reply, converse_all, run
 from generic_logits.discovery.vocabulary import FUNCTION_WORDS
 from generic_logits.errors import InputError
 from generic_logits.text.anchors import Anchor, folded_words

@@ -15,7 +15,7 @@ from generic_logits.errors import MeasureError
 from generic_logits.evaluation.attacks import ATTACKS, obstacle
 from generic_logits.evaluation.familiarity import completion_scores, grade_completions, probability_scores
 from generic_logits.evaluation.figures import Figure, bootstrap
-from generic_logits.evaluation.harness import run_harness
+from generic_logits.evaluation.harness import Backend, check_harness, run_harness
 from generic_logits.evaluation.judge import Judge
 from generic_logits.evaluation.lens import look
 from generic_logits.evaluation.material import Material, spread_pieces
@@ -54,10 +54,20 @@ class Harness:
     Attributes:
         data: folder of local data files; None takes the hub's.
         limit: questions of a task; None for all.
+        backend: what answers, see ``run_harness``.
     """
 
     data: str | None = None
     limit: int | None = None
+    backend: Backend = "hf"
+
+    def __post_init__(self) -> None:
+        """See that it can run, as ``check_harness`` does.
+
+        Raises:
+            InputError: it cannot.
+        """
+        check_harness(data=self.data, backend=self.backend)
 
 
 @dataclass(frozen=True)
@@ -162,23 +172,22 @@ def _distance(subject: Subject, setting: Setting) -> Answer:
     if setting.baseline is None:
         raise MeasureError("a baseline to take the distance to", "none", "name it first")
     model = local_model(subject)
-    load = setting.baseline
     if isinstance(model, ModelPair):
-        inside: Subject = LocalSubject("baseline", model.baseline, subject.tokenizer)
-        load = lambda: inside  # noqa: E731  no need to load it again
-    return _divergence(load, subject, setting, setting.material.retain.values())
+        baseline: Subject = LocalSubject("baseline", model.baseline, subject.tokenizer)
+    else:
+        baseline = setting.baseline()
+    return _divergence(baseline, subject, setting, setting.material.retain.values())
 
 
 def _gold_distance(subject: Subject, setting: Setting) -> Answer:
     if setting.gold is None:
         raise MeasureError("a gold model to take the distance to", "none", "give --gold MODEL")
     local_model(subject)
-    return _divergence(setting.gold, subject, setting, [setting.material.held_out or setting.material.forget])
+    return _divergence(setting.gold(), subject, setting, [setting.material.held_out or setting.material.forget])
 
 
-def _divergence(load: Callable[[], Subject], subject: Subject, setting: Setting, texts: Iterable[str]) -> Answer:
+def _divergence(reference: Subject, subject: Subject, setting: Setting, texts: Iterable[str]) -> Answer:
     """KL(reference || subject) of the next token, block by block."""
-    reference = load()
     if len(reference.tokenizer) != len(subject.tokenizer):
         got = f"{len(subject.tokenizer)} tokens against {len(reference.tokenizer)} of {reference.name}"
         raise MeasureError("models of one vocabulary", got, "the distance between them is left out")
@@ -188,7 +197,7 @@ def _divergence(load: Callable[[], Subject], subject: Subject, setting: Setting,
 
 def _tasks(subject: Subject, setting: Setting) -> Answer:
     harness = setting.harness or Harness()
-    return dict(run_harness(subject, data=harness.data, limit=harness.limit))
+    return dict(run_harness(subject, **asdict(harness)))
 
 
 def _lens(subject: Subject, setting: Setting) -> Answer:
@@ -219,6 +228,10 @@ def _no(name: str, text: Callable[[Material], Any], option: str) -> Callable[[Se
 
 PARTS: Mapping[str, Part] = MappingProxyType(
     {
+        # First: through an engine it wants the memory before the model is loaded.
+        "tasks": Part(
+            "lm-evaluation-harness", _tasks, lambda setting: "" if setting.harness else "not asked for (--harness)"
+        ),
         "probability": Part("familiarity by probability", _probability),
         "completion": Part("familiarity by completion", _completion),
         "verbatim": Part("verbatim continuation", _verbatim),
@@ -234,9 +247,6 @@ PARTS: Mapping[str, Part] = MappingProxyType(
             "distance from gold",
             _gold_distance,
             lambda setting: "" if setting.gold else "no gold model was given (--gold)",
-        ),
-        "tasks": Part(
-            "lm-evaluation-harness", _tasks, lambda setting: "" if setting.harness else "not asked for (--harness)"
         ),
         "lens": Part("token lens", _lens),
     }

