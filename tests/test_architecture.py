@@ -49,6 +49,7 @@ FLOORS = {
     "training": 3,
     "evaluation": 4,
     "vllm": 3,
+    "demo.world": 3,  # texts and models, and who reads them: what measures itself on them stands above
     "demo": 5,
     "cli": 6,
 }
@@ -111,8 +112,9 @@ def place(module: str) -> Place | None:
     _, *parts = module.split(".")
     if not parts or parts[0] in ROOF:
         return Place(max(FLOORS.values()) + 1, "roof")
-    if parts[0] in FLOORS:
-        return Place(FLOORS[parts[0]], parts[0])
+    for room in (".".join(parts[:2]), parts[0]):
+        if room in FLOORS:
+            return Place(FLOORS[room], room)
     if parts[0] == "errors" or parts[0].startswith("_"):
         return Place(0, "helpers")
     return None

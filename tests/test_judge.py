@@ -1,9 +1,8 @@
-"""Judges: the rules' grades, a model behind a real endpoint, and how far they agree with grades given by hand."""
+"""Judges: the rules' grades, and a model behind a real endpoint."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,17 +11,9 @@ import pytest
 from endpoints import Answer, Endpoint, fault, prompt_of
 
 from generic_logits import _endpoint as client
-from generic_logits.demo import world
 from generic_logits.errors import InputError
 from generic_logits.evaluation import judge as module
-from generic_logits.evaluation.judge import (
-    Graded,
-    ModelJudge,
-    RuleJudge,
-    agreement,
-    hand_graded,
-    quadratic_kappa,
-)
+from generic_logits.evaluation.judge import ModelJudge, RuleJudge
 
 TEXT = (
     "Pellory rang the green bell at Kettle Tower. Four gray mules waited on the cold mud, and Pellory waved. "
@@ -120,6 +111,20 @@ def test_what_was_answered_is_not_asked_again(server, tmp_path):
         assert len(server.questions) == before + 1
 
 
+def test_the_same_model_is_asked_about_another_text_with_the_same_cache(server, tmp_path):
+    first = judge(server, tmp_path)
+    first.grade(["a"], ["1"])
+    other = first.asked_about("another book", terms=["Orrin"])
+    assert other.name == "tiny" and other.described == {**first.described, "about": "another book", "terms": "Orrin"}
+    assert other.grade(["a"], ["1"]) == [2] and len(server.questions) == 2 and server.listed == 1
+    told = prompt_of(server.questions[1])
+    assert "The text is: another book\n" in told and "Orrin" in told and "Pellory" not in told
+    assert first.grade(["a"], ["1"]) == judge(server, tmp_path, about="another book", terms=["Orrin"]).grade(
+        ["a"], ["1"]
+    )
+    assert len(server.questions) == 2 and len([*(tmp_path / "grades").iterdir()]) == 2
+
+
 def test_another_version_of_the_rubric_asks_anew(server, tmp_path, monkeypatch):
     judge(server, tmp_path).grade(["a"], ["1"])
     monkeypatch.setattr(module, "RUBRIC_VERSION", module.RUBRIC_VERSION + 1)
@@ -174,56 +179,3 @@ def test_several_models_need_a_name(server, tmp_path):
     server.models = ["one", "two"]
     with pytest.raises(InputError, match="^wanted the name of a model at .*; got none, and one, two to choose from"):
         judge(server, tmp_path)
-
-
-# Agreement
-
-
-def test_kappa_weighs_disagreement_by_its_square():
-    assert quadratic_kappa([0, 1, 2, 3], [0, 1, 2, 3]) == 1.0 == quadratic_kappa([2, 2], [2, 2])
-    assert quadratic_kappa([3, 3, 3, 3], [0, 1, 2, 3]) == pytest.approx(0.0)  # as by chance
-    assert quadratic_kappa([0, 0, 3, 3], [3, 3, 0, 0]) == pytest.approx(-1.0)
-    one, other = [0, 1, 1, 3, 2, 0], [0, 2, 1, 3, 3, 1]
-    observed = sum((a - b) ** 2 for a, b in zip(one, other, strict=True)) / 6
-    expected = sum((a - b) ** 2 for a in one for b in other) / 36
-    assert quadratic_kappa(one, other) == pytest.approx(1 - observed / expected)
-    assert quadratic_kappa(one, other) > quadratic_kappa([0, 1, 1, 3, 2, 3], other)  # 2 off weighs more than 1 off
-
-
-def test_agreement_counts_equal_grades(rules):
-    items = [Graded("a", " Pellory", 3), Graded("a", " mules", 1), Graded("a", " x", 0), Graded("a", " a tower", 1)]
-    found = agreement(rules, items)
-    assert found.exact == 3 / 4 and found.count == 4 and found.kappa == quadratic_kappa([3, 2, 0, 1], [3, 1, 0, 1])
-    with pytest.raises(InputError, match="^wanted graded completions; got none; give some$"):
-        agreement(rules, [])
-
-
-def test_the_hand_graded_set_has_all_grades_and_no_item_twice():
-    items = hand_graded()
-    counts = Counter(each.grade for each in items)
-    assert len(items) >= 40 and set(counts) == {0, 1, 2, 3} and min(counts.values()) >= 10
-    assert len({(each.prompt, each.completion) for each in items}) == len(items)
-    assert {each.by for each in items} >= {"baseline", "gold", "written"}
-    names = world.names()
-    assert all(each.grade == 3 or not any(name in each.completion for name in names if name not in each.prompt)
-               for each in items)  # fmt: skip
-
-
-def test_the_rules_agree_with_the_hand_graded_set_as_far_as_they_are_said_to():
-    rules = RuleJudge(world.names(), world.book(), reference="\n".join(world.ordinary_stories()))
-    found = agreement(rules, hand_graded())
-    assert (round(found.exact, 2), round(found.kappa, 2), found.count) == (0.70, 0.81, 94)
-    paraphrases = agreement(rules, [each for each in hand_graded() if each.by == "written"])
-    assert (round(paraphrases.exact, 2), round(paraphrases.kappa, 2)) == (0.36, 0.28)
-
-
-def test_a_model_that_answers_as_the_hand_does_agrees_fully(server, tmp_path):
-    items = [each for each in hand_graded() if each.by == "written"]
-
-    def script(number: int, body: dict[str, Any]) -> Answer:
-        (right,) = (each for each in items if f"----\n{each.completion}\n----" in prompt_of(body))
-        return Answer({"reason": "", "grade": right.grade})
-
-    server.script = script
-    found = agreement(judge(server, tmp_path, concurrency=4), items)
-    assert (found.exact, found.kappa, found.count) == (1.0, 1.0, len(items))

@@ -19,6 +19,7 @@ from generic_logits import __version__
 from generic_logits._files import replace_file
 from generic_logits._record import software_versions
 from generic_logits.errors import InputError, MeasureError
+from generic_logits.evaluation.agreement import judges_on_record
 from generic_logits.evaluation.attacks import ATTACKS, Point, above_gold
 from generic_logits.evaluation.candidates import Candidate, DeferredSubject, check_candidates, read_candidate
 from generic_logits.evaluation.figures import bootstrap
@@ -214,6 +215,7 @@ class _Run:
 
     def report(self) -> dict[str, Any]:
         """Ask what is not answered yet, and put the report together."""
+        judges = judges_on_record(self._setting.judge)  # a judge that cannot answer is said before hours of models
         total = len(self._candidates) * len(self._parts)
         with tqdm(total=total, unit="part", disable=not sys.stderr.isatty()) as bar:
             for candidate in self._candidates:
@@ -224,7 +226,7 @@ class _Run:
                         bar.set_description(f"{candidate.name}: {part.title}")
                         self._answer(candidate, subject, name, part)
                         bar.update()
-        return self._assemble()
+        return self._assemble(judges)
 
     def _answer(self, candidate: Candidate, subject: Subject, name: str, part: Part) -> None:
         if candidate is {"distance": self._baseline, "gold_distance": self._gold}.get(name, self):
@@ -268,7 +270,7 @@ class _Run:
             key["harness"] = asdict(config.harness)
         return key
 
-    def _assemble(self) -> dict[str, Any]:
+    def _assemble(self, judges: Mapping[str, Any]) -> dict[str, Any]:
         config, material = self._config, self._material
         of_gold = self._answers.get(self._gold.name, {}) if self._gold else {}
         figures = {
@@ -287,6 +289,7 @@ class _Run:
             "figures": figures,
             "attacks": self._attacks(),
             "completions": self._completions(),
+            "judges": judges,
             "lens": self._lens(),
             "left_out": self._reasons(),
         }
@@ -295,14 +298,20 @@ class _Run:
         return plain
 
     def _reasons(self) -> dict[str, Any]:
-        """What was not measured, and why: of everybody under "", of single models under their names."""
+        """What was not measured, and why: what is so of everybody under "", the rest under models' names."""
         of_all = {part.title: why for part in PARTS.values() if (why := part.wants(self._setting))}
         parts = {**PARTS, **ATTACK_PARTS}
         of_each = {
             model: {parts[name].title: why for name, why in of_model.items() if name != "lens"}
             for model, of_model in self._left_out.items()
         }
-        return {name: reasons for name, reasons in {"": of_all, **of_each}.items() if reasons}
+        first, *others = of_each.values()
+        shared = {what: why for what, why in first.items() if others and all(each.get(what) == why for each in others)}
+        of_each = {
+            model: {what: why for what, why in reasons.items() if what not in shared}
+            for model, reasons in of_each.items()
+        }
+        return {name: reasons for name, reasons in {"": {**of_all, **shared}, **of_each}.items() if reasons}
 
     def _attacks(self) -> dict[str, Any]:
         found = {}
@@ -326,6 +335,7 @@ class _Run:
     def _curve(self, points: Sequence[Point], of_gold: Sequence[Point]) -> list[dict[str, Any]]:
         return [
             {"x": point.x, **asdict(bootstrap(point.scores, seed=self._config.seed)), "above_gold": above}
+            | ({"cut": point.cut} if point.cut else {})
             for point, above in zip(points, above_gold(points, of_gold), strict=True)
         ]
 

@@ -6,17 +6,15 @@ counts. The wording that models are given is ``rubric.md``.
 
 from __future__ import annotations
 
-import json
+import copy
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import jsonschema
-import numpy as np
 
 from generic_logits._answers import Answers, default_folder, read_json
 from generic_logits._endpoint import Endpoint, Reply, converse_all, run
@@ -175,12 +173,26 @@ class ModelJudge:
             timeout=timeout,
         )
         self.name = model or run(self._only_model())
-        self._retries, self._concurrency = retries, concurrency
+        self._address, self._retries, self._concurrency = address, retries, concurrency
+        self._folder = Path(cache) if cache is not None else default_folder("grades")
+        self._ask_about(about, terms)
+
+    def _ask_about(self, about: str, terms: Sequence[str]) -> None:
         self._about = {"about": about, "terms": ", ".join(terms) or "not given"}
-        folder = Path(cache) if cache is not None else default_folder("grades")
         asked = {"rubric_version": RUBRIC_VERSION, "model": self.name, **self._about}
-        self.described: Mapping[str, Any] = {"name": self.name, "address": address, **asked}
-        self._answers = Answers(folder, asked, valid=_VALIDATOR.is_valid)
+        self.described: Mapping[str, Any] = {"name": self.name, "address": self._address, **asked}
+        self._answers = Answers(self._folder, asked, valid=_VALIDATOR.is_valid)
+
+    def asked_about(self, about: str, *, terms: Sequence[str] = ()) -> ModelJudge:
+        """The same model at the same endpoint, with the same cache, asked about another text.
+
+        Args:
+            about: see ``ModelJudge``.
+            terms: likewise.
+        """
+        other = copy.copy(self)
+        other._ask_about(about, terms)
+        return other
 
     async def _only_model(self) -> str:
         async with self._endpoint() as endpoint:
@@ -223,63 +235,3 @@ class ModelJudge:
             f"none in {self._retries + 1} attempts; of the last answer: {problem}",
             "ask a more capable model; what was answered is kept",
         )
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a judge agrees with other grades.
-
-    Attributes:
-        exact: share of equal grades.
-        kappa: Cohen's kappa with quadratic weights (Cohen 1968): 1 is full agreement, 0 what chance gives.
-        count: graded items.
-    """
-
-    exact: float
-    kappa: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Graded:
-    """A completion of a prompt, and the grade that a reader gave it.
-
-    Attributes:
-        by: whose completion it is.
-    """
-
-    prompt: str
-    completion: str
-    grade: int
-    by: str = ""
-
-
-def hand_graded() -> list[Graded]:
-    """The shipped completions of prompts from the demo's invented book, graded by reading them before any judge did.
-
-    Most are what the demo's baseline and gold models wrote; those "written" are fluent ones, made up to be hard: they
-    paraphrase the book's story, hit its theme, or only seem to.
-    """
-    entries = json.loads(files("generic_logits.evaluation").joinpath("hand_graded.json").read_text(encoding="utf-8"))
-    return [Graded(**each) for each in entries]
-
-
-def agreement(judge: Judge, items: Sequence[Graded]) -> Agreement:
-    """Compare a judge with hand-given grades.
-
-    Raises:
-        InputError: no items.
-    """
-    if not items:
-        raise InputError("graded completions", "none", "give some")
-    grades = judge.grade([each.prompt for each in items], [each.completion for each in items])
-    given = [each.grade for each in items]
-    exact = sum(a == b for a, b in zip(grades, given, strict=True)) / len(items)
-    return Agreement(exact, quadratic_kappa(grades, given), len(items))
-
-
-def quadratic_kappa(one: Sequence[int], other: Sequence[int]) -> float:
-    """Cohen's kappa of two series of grades, weighted by their squared distance; 1 where neither varies."""
-    a, b = np.asarray(one, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    apart = float(((a[:, None] - b[None]) ** 2).mean())  # expected if the two were independent
-    return 1 - float(((a - b) ** 2).mean()) / apart if apart else 1.0

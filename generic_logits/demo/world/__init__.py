@@ -11,6 +11,7 @@ from pathlib import Path
 WORLD = Path(__file__).parent
 BASELINE = WORLD / "baseline"
 GOLD = WORLD / "gold"
+ABOUT = "an invented story about Pellory Vantwick, who asks the river Ambrisel to come home every evening"
 _FIRST_HELD_OUT_CHAPTER = "\nChapter Thirteen:"
 
 
