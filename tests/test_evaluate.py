@@ -15,21 +15,25 @@ from typing import Any
 
 import folders
 import pytest
+import reports
 import tiny
 import torch
 from endpoints import Answer
 
 from generic_logits import EvaluateConfig, Report, evaluate
 from generic_logits.cli import main
+from generic_logits.cli.evaluate import _show as show
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import evaluate as module
+from generic_logits.evaluation.agreement import demo_rules, judges_on_record
 from generic_logits.evaluation.attacks import ATTACKS
 from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate, server
-from generic_logits.evaluation.judge import RuleJudge
+from generic_logits.evaluation.judge import ModelJudge, RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material, spread_pieces
 from generic_logits.evaluation.parts import PARTS
 from generic_logits.evaluation.subject import LocalSubject
 from generic_logits.evaluation.utility import block_divergences
+from generic_logits.evaluation.verdict import reach_verdict
 from generic_logits.models.loading import load_model, load_tokenizer
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
@@ -145,6 +149,48 @@ def test_what_was_not_measured_is_said_with_its_reason(report):
             "lm-evaluation-harness": "not asked for (--harness)",
         }
     }
+
+
+def test_what_of_nobody_is_measured_for_one_reason_is_said_once(root, material, tmp_path):
+    config = replace(SMALL, attacks=("relearning_unrelated",))
+    made = evaluate(candidates(root), replace(material, unrelated=""), tmp_path / "out", config=config).data["left_out"]
+    assert [*made] == [""] and "--unrelated" in made[""]["Relearning from unrelated text"]
+
+
+def test_the_judges_agreement_is_in_every_report(report):
+    judges = report.data["judges"]
+    assert judges["used"] == report.data["settings"]["judge"]["name"] == "rules"
+    assert [(row["group"], row["count"]) for row in judges["agreement"]] == [("all", 94), ("small", 66), ("fluent", 28)]
+    assert judges["sentences"][0] in report.markdown() and judges["sentences"][0] in report.page()
+
+
+def test_of_a_judge_whose_endpoint_fails_half_way_the_grades_are_kept(root, material, tmp_path, endpoint):
+    fails_from = 100  # behind the 94 of the shipped set
+    endpoint.script = lambda number, body: Answer({"reason": "", "grade": 1} if number < fails_from else "no")
+    out, cache, config = tmp_path / "out", tmp_path / "cache", replace(SMALL, attacks=())
+
+    def graded() -> Report:
+        judge = ModelJudge(endpoint.url, about="a book", cache=cache, retries=0, concurrency=1)
+        return evaluate(candidates(root), material, out, judge=judge, config=config, resume=True)
+
+    with pytest.raises(InputError, match="got none in 1 attempts"):
+        graded()
+    assert not out.exists() and [*(tmp_path / "out.partial" / "parts").iterdir()]
+    fails_from, before = math.inf, len(endpoint.questions)
+    judges = graded().data["judges"]
+    assert before == 100 and len([*cache.iterdir()]) == len(endpoint.questions) - 1
+    assert len(endpoint.questions) - before <= 3 * len(material.hints)  # the shipped set is not asked about again
+    pairs = [(row["judge"], row["against"]) for row in judges["agreement"] if row["group"] == "all"]
+    assert judges["used"] == "tiny" and pairs == [("rules", "hand"), ("tiny", "hand"), ("tiny", "rules")]
+
+
+def test_hints_that_the_context_cut_short_are_counted(report):
+    (hint, others) = (report.data["attacks"][name]["curves"] for name in ("hint", "leak_at_k"))
+    assert all("cut" not in point for curve in others.values() for point in curve)
+    assert {point["x"]: point.get("cut") for point in hint["baseline"]} == {0: None, 50: None, 100: None, 200: 2}
+    assert "Hints were shortened, as the context ended: 2 of 6 at 200 (words of the text; all models)." in (
+        report.markdown()
+    )
 
 
 def test_a_broken_model_is_reported_as_broken(root, material):
@@ -458,6 +504,7 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
     out, err = capsys.readouterr()
     for each in ("baseline", "alpha 1", "alpha 3", "gold", "Familiarity by", "attack", "not measured", "report.html"):
         assert each in out, each
+    assert "The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions as a reader did" in out and " ±." in out
     assert err == ""
     roles = [(model["name"], model["role"], model["kind"]) for model in Report.load(tmp_path / "out").data["models"]]
     assert roles == [
@@ -466,6 +513,30 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
         ("alpha 3", "", "pair"),
         ("gold", "gold", "checkpoint"),
     ]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120, 250])
+def test_the_table_shows_intervals_and_what_lies_above_gold_and_breaks_no_number(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    data = reports.example() | {"left_out": {}, "judges": judges_on_record(demo_rules())}
+    data["settings"]["seconds"] = {}
+    data["attacks"]["hints"]["curves"]["distilled"][4]["cut"] = 9
+    show(Report({**data, "verdict": reach_verdict(data)}), Path("out"))
+    out = capsys.readouterr().out
+    table, _, rest = out.partition("± the longer side")
+    assert max(len(line) for line in table.splitlines()) <= columns
+    cells = [cell.strip() for line in table.splitlines() for cell in line.split("│")]
+    heads = [cell.strip() for line in table.splitlines() if "┃" in line for cell in line.split("┃")]
+    assert [head for head in heads if head] == list(reports.NAMES)
+    assert cells.count(".694 ±.069") == 1  # the baseline's verbatim continuation
+    assert "168.9 ±23.6" in cells  # and perplexity of gradient ascent
+    assert ".246 +.184" in cells and ".062" in cells and not any("+.000" in cell for cell in cells)
+    assert (
+        "Longer hints: Hints were shortened, as the context ended: 9 of 120 at 128 (words of the passage; distilled)."
+        in (rest)
+    )
+    parts = table.count("┏")
+    assert parts == {60: 4, 80: 2, 120: 2, 250: 1}[columns]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ from copy import deepcopy
 from typing import Any
 
 import pytest
-from reports import example, lens, with_cheater
+from reports import example, lens, with_cheater, without
 
 from generic_logits.errors import InputError, OutputError
+from generic_logits.evaluation.agreement import demo_rules, judges_on_record
 from generic_logits.evaluation.report import FILES, Report
 from generic_logits.evaluation.verdict import reach_verdict
 
@@ -98,6 +99,7 @@ def test_what_is_no_report_is_refused(data):
         ("figures/nobody", {}, "'nobody' in figures, which is no model"),
         ("attacks/hints/curves/nobody", [], "'nobody' in attack 'hints', which is no model"),
         ("completions/0/by_model/nobody", {"text": "", "grade": 0}, "'nobody' in completion 0, which is no model"),
+        ("attacks/hints/curves/gold/0/cut", -1, "at .attacks.hints.curves.gold.0..cut"),
         ("completions/0/by_model/gold/grade", 4, "at .completions.0..by_model.gold.grade"),
         ("measures/repetition/format", ".3g", "at .measures.repetition.format"),
         ("figures/gold/invented", {"value": 1, "low": 1, "high": 1, "count": 1}, "which is not described"),
@@ -122,12 +124,43 @@ def test_markdown_has_verdict_figures_and_attacks():
         "**gradient ascent.**",
         "* Warning: It lost ability.",
         "| Perplexity of retained text ↓ | 96.8 (83.2 – 110.4) | 93.2 (80.2 – 106.2) |",
-        "### Attack: Relearning",
-        "| 80 | 0.312 (",
+        "### Attacks\n\nIn brackets: 95 % intervals, and how far above the gold model under the same attack.\n",
+        "#### Relearning\n",
+        "| 80 | 0.312 (0.261 – 0.363; +0.250) | 0.062 (0.036 – 0.088) |",
+        "; \N{MINUS SIGN}0.028) |",
     ):
         assert wanted in text
     tables = [line for line in text.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in tables if "Perplexity" in line} == {len(data["models"]) + 2}
+
+
+def test_markdown_says_what_gold_shows_only_where_there_is_gold():
+    text = Report(finished(without(example(), "gold"))).markdown()
+    assert "above the gold model" not in text
+
+
+def test_hints_that_the_context_cut_short_are_told_once_for_the_models_that_share_it():
+    data = finished()
+    assert "shortened" not in Report(data).markdown()
+    curves = data["attacks"]["hints"]["curves"]
+    for name, curve in curves.items():
+        curve[3]["cut"], curve[4]["cut"] = 7 if name != "distilled" else 0, 120
+    others = "baseline, gold, generic α=2, generic α=5, gradient ascent"
+    assert (
+        "\nHints were shortened, as the context ended: 7 of 120 at 64, 120 of 120 at 128 (words of the passage; "
+        f"{others}).\n\n"
+        "Hints were shortened, as the context ended: 120 of 120 at 128 (words of the passage; distilled).\n"
+    ) in Report(data).markdown()
+    for curve in curves.values():
+        curve[3]["cut"] = 0
+    assert "ended: 120 of 120 at 128 (words of the passage; all models).\n" in Report(data).markdown()
+
+
+def test_the_judges_agreement_is_told_in_words_and_may_be_absent():
+    assert "Judges" not in Report(finished()).markdown()
+    record = judges_on_record(demo_rules())
+    text = Report(finished({**example(), "judges": record})).markdown()
+    assert "\n### Judges of completions\n\n* The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions" in text
 
 
 def test_markdown_shows_what_was_not_measured_as_a_dash():

@@ -12,6 +12,8 @@ from generic_logits.cli import options as o
 from generic_logits.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from generic_logits.evaluation.candidates import Candidate
     from generic_logits.evaluation.report import Report
 
@@ -192,19 +194,26 @@ def _corrected(
 
 def _show(report: Report, output: Path) -> None:
     """Print the figures, the hardest point of each attack, and the verdict."""
+    from generic_logits.evaluation.report import shortened
+
     data = report.data
     names = [model["name"] for model in data["models"]]
-    rows = []
+    rows = [["Figures"]]
     for measure, about in data["measures"].items():
         figures = [data["figures"][name].get(measure) for name in names]
-        rows.append([about["title"], *(f"{each['value']:{about['format']}}" if each else "" for each in figures)])
+        rows.append([about["title"], *(_with_interval(each, about["format"]) for each in figures)])
+    if data["attacks"]:
+        rows.append(["Attacks, at worst"])
     for attack in data["attacks"].values():
-        worst = [max((point["value"] for point in attack["curves"].get(name, ())), default=None) for name in names]
-        rows.append(
-            [f"attack, at worst: {attack['title']}", *("" if each is None else f"{each:.3f}" for each in worst)]
-        )
+        curves = [attack["curves"].get(name) for name in names]
+        rows.append([attack["title"], *map(_at_worst, curves, data["models"])])
     seconds = sum(sum(of_model.values()) for of_model in data["settings"]["seconds"].values())
-    o.print_table(f"{output}, {seconds:.0f} s", ["", *names], rows)
+    o.print_table(f"{output}, {seconds:.0f} s", ["", *names], rows, unbroken=True)
+    print("± the longer side of the 95 % interval; behind an attack, what lies above gold.")
+    for attack in data["attacks"].values():
+        for sentence in shortened(attack):
+            print(f"{attack['title']}: {sentence}")
+    print(" ".join(data["judges"]["sentences"]), end="\n\n")
     verdict = data["verdict"]
     for sentence in verdict["sentences"]:
         print(f"* {sentence}")
@@ -216,3 +225,24 @@ def _show(report: Report, output: Path) -> None:
         for what, why in reasons.items():
             print(f"\nnot measured{f' of {name}' if name else ''}: {what}: {why}", end="")
     print(f"\n\nThe whole report: {output / 'report.html'}")
+
+
+def _with_interval(figure: Mapping[str, Any] | None, form: str) -> str:
+    if not figure:
+        return ""
+    value, wide = figure["value"], max(figure["high"] - figure["value"], figure["value"] - figure["low"])
+    return f"{_short(f'{value:{form}}')} ±{_short(f'{wide:{form}}')}"
+
+
+def _at_worst(curve: Sequence[Mapping[str, Any]] | None, model: Mapping[str, Any]) -> str:
+    if not curve:
+        return ""
+    worst = max(curve, key=lambda point: point["value"])
+    above = None if model["role"] == "gold" else worst["above_gold"]
+    return _short(f"{worst['value']:.3f}") + ("" if above is None else f" {_short(f'{above:+.3f}')}")
+
+
+def _short(number: str) -> str:
+    """A number as text, without the zero in front of its point."""
+    sign = number[0] if number[0] in "+-" else ""
+    return sign + number.removeprefix(sign).removeprefix("0")

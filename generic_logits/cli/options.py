@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -109,6 +110,7 @@ TrainerOptions = Annotated[
     ),
 ]
 
+_FIRST = 23  # columns of the screen that are left to a table's first column at least
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -183,14 +185,37 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table to stdout, first column to the left, numbers to the right."""
-    table = Table(title=Text(title), title_justify="left")
-    for number, name in enumerate(head):
-        table.add_column(name, justify="right" if number else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
+def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], *, unbroken: bool = False) -> None:
+    """Print a table to stdout, first column to the left, the others to the right.
+
+    Args:
+        title: above it.
+        head: names of the columns.
+        rows: cells; a row of a single one is a heading.
+        unbroken: no cell but those of the first column is broken; a table wider than the terminal comes in parts, each
+            with the first column.
+    """
+    console = Console()
+    whole = [row for row in rows if len(row) == len(head)]
+    first, *others = [max(cell_len(row[at]) for row in [head, *whole]) + 3 for at in range(len(head))]
+    room = console.width - 1 - min(first, _FIRST)
+    parts: list[list[int]] = [[]]
+    for at, width in enumerate(others, start=1):
+        if unbroken and parts[-1] and sum(others[before - 1] for before in parts[-1]) + width > room:
+            parts.append([])
+        parts[-1].append(at)
+    for part in parts:
+        table = Table(title=Text(title) if part is parts[0] else None, title_justify="left")
+        table.add_column(head[0])
+        for at in part:
+            table.add_column(head[at], justify="right", no_wrap=unbroken)
+        for row in rows:
+            if len(row) < len(head):
+                table.add_section()
+                table.add_row(Text(row[0], "bold"))
+            else:
+                table.add_row(*(Text(row[at]) for at in (0, *part)))
+        console.print(table)
 
 
 def print_targets(store: Any, as_json: bool) -> None:

@@ -159,6 +159,7 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
 
 def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
     names = [model["name"] for model in data["models"]]
+    gold = next((model["name"] for model in data["models"] if model["role"] == "gold"), None)
     yield "## Evaluation\n"
     for sentence in data["verdict"]["sentences"]:
         yield f"* {_plain(sentence)}"
@@ -177,13 +178,21 @@ def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
             [f"{about['title']} {signs[about['better']]}", *(_shown(each, about["format"]) for each in figures)]
         )
     yield from _table(["", *names], rows)
+    if data["attacks"]:
+        yield "\n### Attacks\n"
+        above = ", and how far above the gold model under the same attack" if gold else ""
+        yield f"In brackets: 95 % intervals{above}."
     for attack in data["attacks"].values():
         curves = {name: {point["x"]: point for point in curve} for name, curve in attack["curves"].items()}
         xs = list(dict.fromkeys(x for curve in curves.values() for x in curve))
-        yield f"\n### Attack: {_plain(attack['title'])}"
+        yield f"\n#### {_plain(attack['title'])}"
         yield f"\n{_plain(attack['about'])} Figures: {_plain(attack['measure'])}.\n"
-        rows = [[str(x), *(_shown(curve.get(x), ".3f") for curve in curves.values())] for x in xs]
+        rows = [[str(x), *(_point(curve.get(x), name != gold) for name, curve in curves.items())] for x in xs]
         yield from _table([attack["x"], *curves], rows)
+        yield from (f"\n{_plain(sentence)}" for sentence in shortened(attack))
+    if "judges" in data:
+        yield "\n### Judges of completions\n"
+        yield from (f"* {_plain(sentence)}" for sentence in data["judges"]["sentences"])
     left_out = [
         f"* {_plain(part)}{' of ' + _plain(name) if name else ''}: {_plain(why)}"
         for name, parts in data.get("left_out", {}).items()
@@ -200,6 +209,26 @@ def _shown(figure: Mapping[str, Any] | None, form: str) -> str:
     if not figure:
         return "–"
     return f"{figure['value']:{form}} ({figure['low']:{form}} – {figure['high']:{form}})"
+
+
+def _point(point: Mapping[str, Any] | None, compared: bool) -> str:
+    """A point of an attack, with what lies above gold in its brackets, if it is compared with gold."""
+    shown = _shown(point, ".3f")
+    if not point or not compared or point["above_gold"] is None:
+        return shown
+    return f"{shown[:-1]}; {point['above_gold']:+.3f})".replace("-", "\N{MINUS SIGN}")
+
+
+def shortened(attack: Mapping[str, Any]) -> Iterator[str]:
+    """At which strengths an attack's hints were shortened, one sentence for the models that share it."""
+    found: dict[str, list[str]] = {}
+    for name, curve in attack["curves"].items():
+        cut = [f"{each['cut']} of {each['count']} at {each['x']}" for each in curve if each.get("cut")]
+        if cut:
+            found.setdefault(", ".join(cut), []).append(name)
+    for cut_there, names in found.items():
+        whose = "all models" if len(names) == len(attack["curves"]) else ", ".join(names)
+        yield f"Hints were shortened, as the context ended: {cut_there} ({attack['x']}; {whose})."
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
