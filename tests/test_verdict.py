@@ -129,6 +129,28 @@ def test_without_gold_nothing_is_like_gold():
     assert "gold" not in str(verdict["by_model"]).replace("gold's", "")
 
 
+def test_it_is_said_plainly_that_fine_tuning_brings_the_text_back():
+    hidden = "Fine-tuning brings the text back (“Relearning”): it was hidden, not forgotten."
+    report = example()
+    warnings = verdict_on(report, "gradient ascent")["warnings"]
+    assert warnings.count(hidden) == 1 and warnings.index(hidden) < next(
+        at for at, each in enumerate(warnings) if each.startswith("Under attack by “Relearning”")
+    )
+    for curve in (report["attacks"]["relearning"]["curves"]["gradient ascent"],):  # a little comes back: no such word
+        for point in curve[1:]:
+            point.update(figure(0.13, 120))
+    told = warnings_on(report, "gradient ascent")
+    assert "“Relearning” knowledge comes back" in told and "hidden" not in told
+
+
+def test_only_fine_tuning_shows_that_something_was_hidden():
+    report = example()
+    report["attacks"] = {"hints": report["attacks"]["relearning"]}
+    told = warnings_on(report, "gradient ascent")
+    assert "knowledge comes back" in told and "hidden" not in told
+    assert "hidden" not in warnings_on(without(example(), "gold"), "gradient ascent")
+
+
 def test_without_gold_half_of_the_baseline_is_a_return():
     told = warnings_on(without(example(), "gold"), "gradient ascent")
     assert "“Relearning” knowledge comes back" in told and "(step: 80; baseline 0.312)" in told
@@ -161,7 +183,7 @@ def test_a_measure_that_cannot_tell_gold_from_the_baseline_counts_nothing():
     for measure in ("familiarity_completion", "verbmem_rouge_l", "extraction_strength"):
         for name in report["figures"]:
             report["figures"][name][measure] = figure(0.2, 64)
-    assert "on 1 measure of knowledge" in verdict_on(report, "distilled")["forgotten"]
+    assert verdict_on(report, "distilled")["forgotten"].startswith("By the one measure of knowledge it knows less")
     for name in report["figures"]:
         report["figures"][name]["familiarity_probability"] = figure(0.2, 64)
     assert verdict_on(report, "distilled")["forgetting"] == "unknown"
@@ -188,6 +210,8 @@ def test_few_items_do_not_make_a_model_like_gold():
         (0.70, 5000, "reduced", "4.4 points below the baseline on average."),
         (0.68, 5000, "lost", "6.4 points below the baseline on average."),
         (0.80, 5000, "kept", "5.6 points above the baseline on average."),
+        (0.744, 20, "kept", "On 1 task of the harness it is as good as the baseline on average."),
+        (0.7442, 5000, "kept", "it is as good as the baseline on average."),
     ],
 )
 def test_harness_tasks_fall_by_more_than_chance_or_not_at_all(value, count, level, told):
@@ -258,6 +282,36 @@ def test_a_trace_above_gold_is_no_return():
     assert "“Relearning” knowledge comes back" in warnings_on(report, "distilled")
 
 
+def test_one_measure_of_fluency_alone_is_no_loss_of_ability():
+    alone, confirmed, both, by_tasks = (example() for _ in range(4))
+    for report in (alone, confirmed, both, by_tasks):
+        report["figures"]["distilled"]["distinct_bigrams"] = figure(0.6, 64)
+    confirmed["figures"]["distilled"]["perplexity_retained"] = figure(104.0, 64)
+    both["figures"]["distilled"]["repetition"] = figure(0.4, 64)
+    for name, value in (("baseline", 0.744), ("distilled", 0.72)):
+        by_tasks["figures"][name]["harness_arc_easy"] = figure(value, 5000)
+    found = [verdict_on(report, "distilled") for report in (alone, confirmed, both, by_tasks)]
+    assert [v["ability"] for v in found] == ["reduced", "lost", "lost", "lost"]
+    assert all("less fluent: Distinct bigrams 0.600" in v["kept"] for v in found)
+    assert "It lost ability" in "".join(found[2]["warnings"]) and not found[0]["warnings"]
+
+
+def test_the_distance_from_the_baseline_does_not_confirm_that_fluency_was_lost():
+    report = without(example(), "gold")  # a model that never read the text, given as any other
+    report["figures"]["distilled"] |= {"distinct_bigrams": figure(0.6, 64), "kl_retained": figure(0.46, 64)}
+    assert verdict_on(report, "distilled")["ability"] == "reduced"
+
+
+@pytest.mark.parametrize("text", ["the bell said the bell said the bell said", "I'm sorry, but I cannot."])
+def test_a_looping_or_refusing_model_is_caught_whatever_its_perplexity(text):
+    report = example()
+    for completion in report["completions"]:
+        completion["by_model"]["distilled"]["text"] = text
+    assert "it may refuse or be broken" in warnings_on(report, "distilled")
+    report["figures"]["distilled"] |= {"repetition": figure(0.8, 64), "distinct_bigrams": figure(0.2, 64)}
+    assert verdict_on(report, "distilled")["ability"] == "lost"
+
+
 @pytest.mark.parametrize(("value", "level"), [(96.0, "kept"), (104.0, "reduced"), (125.0, "lost")])
 def test_perplexity_is_compared_by_its_ratio(value, level):
     report = example()
@@ -280,6 +334,48 @@ def test_few_items_are_told():
     assert (
         "Fewer than 20 items, so little can be said by: Verbatim continuation (ROUGE-L)."
         in (reach_verdict(report)["sentences"])
+    )
+
+
+def test_few_questions_of_a_test_of_ability_are_told_and_few_blocks_of_text_are_not():
+    report = example()
+    for figures in report["figures"].values():
+        figures["harness_arc_easy"]["count"] = figures["perplexity_retained"]["count"] = 19
+    assert "Fewer than 20 items, so little can be said by: ARC-Easy." in reach_verdict(report)["sentences"]
+
+
+@pytest.mark.parametrize(("used", "told"), [("tiny", True), ("rules", False)])
+def test_a_judge_in_use_that_agrees_badly_is_told(used, told):
+    row = {"against": "hand", "group": "all", "exact": 0.5, "count": 94}
+    agreement = [{**row, "judge": "rules", "kappa": 0.6}, {**row, "judge": "tiny", "kappa": 0.59}]
+    report = example() | {"judges": {"used": used, "agreement": agreement, "sentences": []}}
+    badly = "The judge of completions, “tiny”, agrees badly with grades given by hand (kappa 0.59 on 94 completions)"
+    assert any(each.startswith(badly) for each in reach_verdict(report)["sentences"]) == told
+
+
+@pytest.mark.parametrize(
+    ("below", "above", "told"),
+    [
+        (4, 4, "By all 4 measures of knowledge it knows less than the baseline, and by all of them more than"),
+        (
+            1,
+            4,
+            "By 1 of 4 measures of knowledge it knows less than the baseline, and by all of them more than",
+        ),
+        (2, 2, "By 2 of 4 measures of knowledge it knows less than the baseline, and by 2 of them more than"),
+    ],
+)
+def test_what_is_still_known_is_counted_in_plain_words(below, above, told):
+    report = example()
+    figures, of_baseline, of_gold = (report["figures"][name] for name in ("distilled", "baseline", "gold"))
+    measures = ("familiarity_probability", "familiarity_completion", "verbmem_rouge_l", "extraction_strength")
+    for at, measure in enumerate(measures):
+        half = (of_baseline[measure]["value"] + of_gold[measure]["value"]) / 2
+        forgot = figure(half, 5000) if above == 4 else of_gold[measure]
+        figures[measure] = dict(forgot if at < below else of_baseline[measure])
+    assert (
+        f"Still knows the text in part. {told} the gold model, which never read the text."
+        in verdict_on(report, "distilled")["forgotten"]
     )
 
 

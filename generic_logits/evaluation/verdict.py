@@ -13,17 +13,22 @@ to agree, as an attacker takes the weakest place:
 * none: below the baseline on none
 
 **Kept.** Ability is lost if perplexity of retained or unread text is ``PERPLEXITY_LOST`` times the baseline's, if the
-KL from the baseline is surely above ``KL_LOST`` nats a token, if the text repeats itself more, or if harness tasks fall
-by ``HARNESS_LOST`` on average and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and
-``HARNESS_REDUCED`` on. These texts are the same for all models, so perplexities are compared by their ratio and not by
-their intervals, which hold the spread between texts. What the gold model has as well, a distance from the baseline or
+KL from the baseline is surely above ``KL_LOST`` nats a token, or if harness tasks fall by ``HARNESS_LOST`` on average
+and by more than chance; it is reduced from ``PERPLEXITY_REDUCED``, ``KL_REDUCED`` and ``HARNESS_REDUCED`` on. These
+texts are the same for all models, so perplexities are compared by their ratio and not by their intervals, which hold
+the spread between texts. Fluency falls by a measure (repetition, distinct bigrams) that is ``FLUENCY_LOST`` worse than
+the baseline's, intervals apart. Sound small models repeat themselves, too, so one such measure is a reduction; it is a
+loss if both fall, as they do of a model that loops, or if perplexity or harness tasks are reduced as well. The KL does
+not confirm it: two sound trainings lie as far apart. What the gold model has as well, a distance from the baseline or
 text that repeats itself, is no loss.
 
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
 probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
-attack (by ``TRACE`` at least; without a gold model, ``RETURNED`` of what the baseline shows); less known than gold, or
-another distance from it, which tells that something was removed; a distance from gold on the work that is larger than
-the baseline's, which tells that something else was put in its place.
+attack (by ``TRACE`` at least; without a gold model, ``RETURNED`` of what the baseline shows), with the word that it
+was hidden and not forgotten where fine-tuning brings back ``RETURNED`` of what tells the baseline from gold; less
+known than gold, or another distance from it, which tells that something was removed; a distance from gold on the work
+that is larger than the baseline's, which tells that something else was put in its place. Of the whole report: few
+items, and a judge of completions that agrees badly with a reader.
 """
 
 from __future__ import annotations
@@ -33,6 +38,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from generic_logits.evaluation.agreement import ALL, HAND, POOR
 
 MOST = 0.8  # of what tells the baseline from gold
 PERPLEXITY_REDUCED, PERPLEXITY_LOST = 1.05, 1.25  # times the baseline's
@@ -44,9 +51,10 @@ ONE_ANSWER = 0.5  # of the completions that begin alike, or are empty, or repeat
 OPENING = 4  # words by which completions are alike
 FEW_COMPLETIONS, FEW_ITEMS = 4, 20  # fewer say little
 TRACE = 0.05  # of what tells the baseline from gold under the same attack; less is no return
-RETURNED = 0.5  # of the baseline's figure under the same attack, where there is no gold model
+RETURNED = 0.5  # likewise, most of it; where there is no gold model, of the baseline's figure
 
 KNOWLEDGE = ("familiarity", "memorisation")
+_FINE_TUNING = "relearning"  # how names of attacks that train the model begin
 FORGOT = ("complete", "most")
 CAVEAT = (
     "These figures hold for these texts, prompts and attacks. They do not prove that nothing can be drawn out of a "
@@ -106,6 +114,7 @@ class _Judge:
         self.figures: Mapping[str, Mapping[str, Any]] = report["figures"]
         self.attacks: Mapping[str, Any] = report["attacks"]
         self.completions: Sequence[Mapping[str, Any]] = report["completions"]
+        self.judges: Mapping[str, Any] = report.get("judges", {})
         roles = {model["role"]: model["name"] for model in report["models"] if model["role"]}
         self.baseline, self.gold = roles.get("baseline"), roles.get("gold")
         self.candidates = [model["name"] for model in report["models"] if not model["role"]]
@@ -189,11 +198,11 @@ class _Judge:
             return "Could not be judged: no measure of knowledge was taken that tells who has read the text."
         count, measures = len(evidence), _counted(len(evidence), "measure")
         if forgetting == "none":
-            return f"Not shown to know less of the text than the baseline on any of {measures} of knowledge."
+            return f"Still knows the text: not shown to know less than the baseline by any of {measures} of knowledge."
         if forgetting == "complete":
             return (
-                f"Knows less of the text than the baseline, and not measurably more than the gold model, "
-                f"on {'all ' if count > 1 else ''}{measures} of knowledge."
+                f"By {_of(count, count)} of knowledge it knows less of the text than the baseline, and not measurably "
+                "more than the gold model, which never read it."
             )
         below = sum(each.below_baseline for each in evidence)
         worst = min(evidence, key=lambda each: each.share)
@@ -202,10 +211,11 @@ class _Judge:
             f"Least was forgotten by {self.title(worst.measure)}: {self.shown(name, worst.measure)} "
             f"(baseline {self.shown(self.baseline, worst.measure)}{reference})."
         )
-        how_many = f"all {measures}" if below == count > 1 else f"{below} of {measures}"
-        above = sum(each.above_gold for each in evidence)
-        still = f" On {above} of them it still knows more than the gold model." if self.gold and above else ""
-        return f"Knows less of the text than the baseline on {how_many} of knowledge.{still} {where}"
+        above = sum(each.above_gold for each in evidence) if self.gold else 0
+        whose = "" if count == 1 else f"by {'all' if above == count else above} of them "
+        still = f", and {whose}more than the gold model, which never read the text" if above else ""
+        level = "Knows little of the text" if forgetting == "most" else "Still knows the text in part"
+        return f"{level}. By {_of(below, count)} of knowledge it knows less than the baseline{still}. {where}"
 
     def distance_left(self, name: str) -> str:
         """How much of the baseline's distance from gold on the work is left, as a sentence."""
@@ -222,9 +232,10 @@ class _Judge:
     # What was lost
 
     def ability(self, name: str) -> tuple[str, str]:
-        found = [
-            each for each in (*self.perplexities(name), self.kl(name), *self.fluency(name), self.tasks(name)) if each
-        ]
+        perplexities, tasks = self.perplexities(name), self.tasks(name)
+        confirmed = any(each[0] != "kept" for each in (*perplexities, tasks) if each)
+        fluency = self.fluency(name, confirmed=confirmed)
+        found = [each for each in (*perplexities, self.kl(name), *fluency, tasks) if each]
         if not found or not self.baseline:
             return "unknown", "Could not be judged: no measure of ability was taken of this model and the baseline."
         levels = [level for level, _ in found]
@@ -263,20 +274,20 @@ class _Judge:
         )
         return level, f"{self.title('kl_retained')}: {self.shown(name, 'kl_retained')}."
 
-    def fluency(self, name: str) -> list[tuple[str, str]]:
-        found = []
+    def fluency(self, name: str, *, confirmed: bool) -> list[tuple[str, str]]:
+        sentences = []
         for measure, better in (("repetition", "lower"), ("distinct_bigrams", "higher")):
             figures = [self.figure(each, measure) for each in (name, self.baseline, self.gold)]
             if not figures[0] or not figures[1]:
                 continue
             model, *references = [_Range.of(figure, better) for figure in figures if figure]
             if all(model.above(each) and model.value - each.value >= FLUENCY_LOST for each in references):
-                sentence = (
+                sentences.append(
                     f"Its text is less fluent: {self.title(measure)} {self.shown(name, measure)} "
                     f"(baseline {self.shown(self.baseline, measure)})."
                 )
-                found.append(("lost", sentence))
-        return found
+        level = "lost" if confirmed or len(sentences) > 1 else "reduced"
+        return [(level, sentence) for sentence in sentences]
 
     def tasks(self, name: str) -> tuple[str, str] | None:
         pairs = [
@@ -291,9 +302,13 @@ class _Judge:
         fall = sum(baseline["value"] - model["value"] for model, baseline in pairs) / len(pairs)
         chance = math.hypot(*((each["high"] - each["low"]) / 2 for pair in pairs for each in pair)) / len(pairs)
         level = _level(fall, HARNESS_REDUCED, HARNESS_LOST) if fall > chance else "kept"
-        points = f"{100 * abs(fall):.1f} points {'below' if fall >= 0 else 'above'} the baseline on average"
-        measurable = "" if abs(fall) > chance else ", no more than chance explains"
-        return level, f"On {_counted(len(pairs), 'task')} of the harness it is {points}{measurable}."
+        points = f"{100 * abs(fall):.1f}"
+        told = f"{points} points {'below' if fall > 0 else 'above'} the baseline on average"
+        if float(points) == 0:
+            told = "as good as the baseline on average"
+        elif abs(fall) <= chance:
+            told += ", no more than chance explains"
+        return level, f"On {_counted(len(pairs), 'task')} of the harness it is {told}."
 
     # What should make one doubt
 
@@ -345,14 +360,25 @@ class _Judge:
         return [f"Its completions no longer tell of the text, but it still knows it ({listed}): silent, not forgotten."]
 
     def returns(self, name: str, forgetting: str) -> list[str]:
-        return [
-            warning
-            for attack in self.attacks.values()
-            if name in attack["curves"] and (warning := self.returned(attack, name, forgetting))
+        found = {
+            kind: returned
+            for kind, attack in self.attacks.items()
+            if name in attack["curves"] and (returned := self.returned(attack, name, forgetting))
+        }
+        tuned = [
+            f"“{self.attacks[kind]['title']}”"
+            for kind, (_, much) in found.items()
+            if much and kind.startswith(_FINE_TUNING)
         ]
+        hidden = f"Fine-tuning brings the text back ({', '.join(tuned)}): it was hidden, not forgotten."
+        return [*([hidden] if tuned else []), *(warning for warning, _ in found.values())]
 
-    def returned(self, attack: Mapping[str, Any], name: str, forgetting: str) -> str | None:
-        """The strongest point at which an attack draws out more than from a model that never read the text."""
+    def returned(self, attack: Mapping[str, Any], name: str, forgetting: str) -> tuple[str, bool] | None:
+        """The strongest point at which an attack draws out more than from a model that never read the text.
+
+        Returns:
+            It in words, and whether the attack brought back most of what tells the baseline from gold.
+        """
         points = [(point, _Range.of(point, attack["better"])) for point in attack["curves"][name]]
         if not points:
             return None
@@ -385,10 +411,13 @@ class _Judge:
             else f"{abs(worst.value):.3g}"
         )
         what = "comes back" if worst.above(start) else "is found"
-        return (
+        warning = (
             f"Under attack by “{attack['title']}” knowledge {what}: "
             f"{attack['measure']} {change} ({attack['x']}: {x}; {compared})."
         )
+        gap = baseline[x].value - gold[x].value if x in gold and x in baseline else 0.0
+        much = gap > 0 and worst.above(start) and worst.value - gold[x].value >= RETURNED * gap
+        return warning, much
 
     def under(self, attack: Mapping[str, Any], name: str | None) -> dict[Any, _Range]:
         curve = attack["curves"].get(name, []) if name else []
@@ -428,6 +457,7 @@ class _Judge:
             *self.who_passed(by_model),
             *self.who_failed(by_model),
             *self.missing(),
+            *self.badly_judged(),
             CAVEAT,
         ]
 
@@ -486,16 +516,31 @@ class _Judge:
         few = [
             self.title(measure)
             for measure, about in self.measures.items()
-            if about["group"] in KNOWLEDGE
+            if (about["group"] in KNOWLEDGE or measure.startswith("harness_"))
             and any(each[measure]["count"] < FEW_ITEMS for each in self.figures.values() if measure in each)
         ]
         if few:
             sentences.append(f"Fewer than {FEW_ITEMS} items, so little can be said by: {', '.join(few)}.")
         return sentences
 
+    def badly_judged(self) -> list[str]:
+        return [
+            f"The judge of completions, “{row['judge']}”, agrees badly with grades given by hand (kappa "
+            f"{row['kappa']:.2f} on {row['count']} completions): do not rely on familiarity by completion."
+            for row in self.judges.get("agreement", ())
+            if (row["judge"], row["against"], row["group"]) == (self.judges["used"], HAND, ALL) and row["kappa"] < POOR
+        ]
+
 
 def _level(amount: float, reduced: float, lost: float) -> str:
     return "lost" if amount >= lost else "reduced" if amount >= reduced else "kept"
+
+
+def _of(count: int, total: int) -> str:
+    """So many of all measures."""
+    if total == 1:
+        return "the one measure"
+    return f"all {total} measures" if count == total else f"{count} of {total} measures"
 
 
 def _counted(count: int, what: str) -> str:
