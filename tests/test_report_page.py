@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
+from generic_logits.evaluation.agreement import demo_rules, judges_on_record
 from generic_logits.evaluation.report import Report
 from generic_logits.evaluation.verdict import reach_verdict
 from generic_logits.ops import correct_logits
@@ -49,7 +50,26 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory) -> Path:
-    return written(reports.example() | {"lens": reports.lens()}, tmp_path_factory.mktemp("usual"))
+    judges = judges_on_record(demo_rules())
+    return written(reports.example() | {"lens": reports.lens(), "judges": judges}, tmp_path_factory.mktemp("usual"))
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory) -> Path:
+    """Nine attacks, of which the eighth gets most and the ninth least, and twenty prompts."""
+    report = reports.example()
+    attack = report["attacks"]["quantisation"]
+    for number in range(9):
+        top = {7: 0.2, 8: 0.001}.get(number, 0.01 * (number + 1))
+        curves = {name: [dict(point) for point in curve] for name, curve in attack["curves"].items()}
+        curves["distilled"][1] |= {**reports.figure(top, 120), "above_gold": top - 0.004}
+        report["attacks"][f"number {number}"] = {**attack, "title": f"Attack {number}", "curves": curves}
+    report["attacks"] = {name: each for name, each in report["attacks"].items() if name.startswith("number")}
+    report["completions"] = [
+        {**each, "prompt": f"{number}: {each['prompt']}"}
+        for number, each in enumerate(each for each in report["completions"] for _ in range(5))
+    ]
+    return written(report, tmp_path_factory.mktemp("long"))
 
 
 @pytest.fixture
@@ -163,16 +183,97 @@ def test_what_was_left_out_is_told_with_its_reason(shown, tmp_path):
 
 def test_attacks_have_curves_a_legend_and_a_table(shown):
     page = shown()
+    assert page.locator("#attacks > .legend li").all_inner_texts() == [
+        name for name in reports.NAMES if name != "generic α=1"
+    ]
     relearning = page.locator("#attacks figure", has=page.get_by_role("heading", name="Relearning"))
     assert relearning.locator("svg polyline").count() == 5
     relearning.get_by_text("Figures of this attack").click()
     row = relearning.get_by_role("row", name="80")
-    assert row.get_by_role("cell").all_inner_texts()[-1] == "0.246 (+0.184)"
+    cells = row.get_by_role("cell").all_inner_texts()
+    assert cells[-1] == "0.246 (+0.184)" and cells[1] == "0.062"  # gold is not above itself
+    assert page.locator("#attacks .more").count() == 0  # three are few
+
+
+def test_the_worst_of_many_attacks_are_open_and_the_rest_is_folded_with_its_worst(shown, long):
+    page = shown(long)
+    open_ones = page.locator("#attacks > .attacks h3").all_inner_texts()
+    assert open_ones == ["Attack 7", "Attack 6", "Attack 5", "Attack 4"]
+    summary = page.locator("#attacks .more > summary")
+    told = summary.inner_text()
+    assert "5 more attacks" in told and "Attack 3: +0.036 at worst" in told
+    folded = page.locator("#attacks .more figure")
+    assert folded.count() == 5 and not folded.first.is_visible()
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelectorAll('#attacks .more svg polyline').length === 20")
+    assert folded.last.get_by_role("heading").inner_text() == "Attack 8"
+    wide = folded.first.locator("svg[role=img]").evaluate("svg => svg.viewBox.baseVal.width")
+    assert wide > 300
+
+
+def test_without_gold_attacks_that_get_most_come_first(shown, tmp_path):
+    report = reports.without(reports.example(), "gold")
+    for attack in report["attacks"].values():
+        for point in (point for curve in attack["curves"].values() for point in curve):
+            point["above_gold"] = None
+    page = shown(written(report, tmp_path))
+    assert page.locator("#attacks h3").all_inner_texts() == ["Relearning", "Longer hints", "Quantisation"]
+    assert "In brackets" not in page.locator("#attacks").text_content()
+
+
+def test_hints_that_the_context_cut_short_are_told_as_in_the_markdown(shown, tmp_path):
+    report = reports.example()
+    for curve in report["attacks"]["hints"]["curves"].values():
+        curve[4]["cut"] = 120
+    report["attacks"]["hints"]["curves"]["distilled"][3]["cut"] = 7
+    folder = written(report, tmp_path)
+    told = shown(folder).locator("#attacks figure > p.quiet").all_inner_texts()
+    assert len(told) == 2 and "7 of 120 at 64, 120 of 120 at 128 (words of the passage; distilled)." in told[1]
+    assert all(f"\n{sentence}\n" in Report.load(folder).markdown() for sentence in told)
+
+
+def test_long_lists_of_completions_are_folded(shown, long):
+    page = shown(long)
+    assert page.locator("#completions > details.completion").count() == 6
+    more = page.locator("#completions .more")
+    assert (
+        more.locator("> summary").inner_text() == "14 more prompts" and not more.locator("article").first.is_visible()
+    )
+    more.locator("> summary").click()
+    assert more.locator("> details").first.is_visible() and more.locator("> details").count() == 14
+    assert shown().locator("#completions .more").count() == 0
+
+
+@pytest.mark.parametrize(("size", "most"), [(WIDE, 1300), (NARROW, 2600)], ids=["wide", "narrow"])
+def test_nine_attacks_and_twenty_prompts_make_no_endless_page(shown, long, size, most):
+    page = shown(long, size=size)
+    for section in ("attacks", "completions"):
+        assert page.locator(f"#{section}").evaluate("each => each.offsetHeight") < most
+
+
+def test_the_judges_agreement_stands_by_the_completions(shown, usual, tmp_path):
+    page = shown()
+    assert page.locator("#completions .judges").inner_text() == " ".join(Report.load(usual).data["judges"]["sentences"])
+    page.get_by_text("Agreement of the judges").click()
+    table = page.get_by_role("region", name="Agreement of the judges").get_by_role("table")
+    assert table.get_by_role("columnheader").all_inner_texts()[1:] == [
+        "all (94)",
+        "by small models (66)",
+        "fluent, made up to be hard (28)",
+    ]
+    row = table.get_by_role("row", name="rules against a reader")
+    assert [cell.replace("\N{NO-BREAK SPACE}", " ") for cell in row.get_by_role("cell").all_inner_texts()] == [
+        "70 %, 0.81",
+        "85 %, 0.93",
+        "36 %, 0.28",
+    ]
+    assert shown(written(reports.example(), tmp_path)).locator(".judges").count() == 0
 
 
 def test_completions_open_and_show_grades(shown):
     page = shown()
-    second = page.locator("#completions details").nth(1)
+    second = page.locator("#completions .completion").nth(1)
     assert not second.locator("blockquote").first.is_visible()
     second.locator("summary").click()
     assert second.locator("article", has_text="distilled").locator("blockquote").inner_text() == "the soup."
@@ -410,6 +511,14 @@ def test_paper_gets_everything_opened_and_nothing_to_click(shown):
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     assert page.locator("details[open]").count() == 1
+
+
+def test_paper_gets_the_pictures_of_folded_attacks(shown, long):
+    page = shown(long)
+    page.locator("#attacks .more .picture").evaluate_all("all => all.forEach(each => each.replaceChildren())")
+    drawn = "[...document.querySelectorAll('#attacks figure')].map(each => each.querySelectorAll('polyline').length)"
+    assert page.evaluate(drawn) == [4] * 4 + [0] * 5
+    assert page.evaluate(f"(dispatchEvent(new Event('beforeprint')), {drawn})") == [4] * 9
 
 
 def test_without_scripts_the_report_is_there_as_text(shown):

@@ -168,7 +168,7 @@
       const x = known.select.value;
       const y = able.select.value;
       const narrow = width < 480;
-      const height = Math.round(Math.min(500, Math.max(330, width * 0.55)));
+      const height = Math.round(Math.min(440, Math.max(330, width * 0.5)));
       const box = { left: 50, right: width - 14, top: 26, bottom: height - 48 };
       const all = names();
       const missing = report.models.map((each) => each.name).filter((name) => !all.includes(name));
@@ -250,7 +250,7 @@
     const blocks = [];
     for (const [group, title] of groups) {
       const measures = Object.keys(report.measures).filter((measure) => report.measures[measure].group === group && report.models.some((model) => figureOf(model.name, measure)));
-      if (measures.length) blocks.push(h("h3", null, title), h("div", { class: "measures" }, measures.map(measureCard)));
+      if (measures.length) blocks.push(h("h3", null, title), h("div", { class: [2, 4].includes(measures.length) ? "measures pairs" : "measures" }, measures.map(measureCard)));
     }
     const leftOut = Object.entries(report.left_out || {}).flatMap(([name, parts]) =>
       Object.entries(parts).map(([what, why]) => h("li", null, `${what}${name && ` of ${name}`}: ${why}`)));
@@ -290,11 +290,46 @@
   function attacks() {
     const all = Object.values(report.attacks).filter((attack) => Object.values(attack.curves).some((curve) => curve.length));
     if (!all.length) return part("attacks", "Attacks", "No attack was tried: what an attacker gets back is unknown.");
-    part("attacks", "Attacks", "What somebody gets back who tries. A gold model learns and guesses too, so what counts is the distance above its dashed curve.",
-      h("div", { class: "attacks" }, all.map(attackFigure)));
+    all.sort((a, b) => worst(b) - worst(a));
+    const open = all.length > OPEN_ATTACKS + 2 ? OPEN_ATTACKS : all.length;
+    const rest = all.slice(open);
+    const names = report.models.map((model) => model.name).filter((name) => all.some((attack) => attack.curves[name]?.length));
+    part("attacks", "Attacks",
+      gold
+        ? "What somebody gets back who tries. A gold model learns and guesses too, so what counts is the distance above its dashed curve. Attacks that get furthest above it come first."
+        : "What somebody gets back who tries. No gold model was measured, which would show how much one learns and guesses that never read the text. Attacks that get most come first.",
+      legend(names),
+      h("div", { class: "attacks" }, all.slice(0, open).map(attackFigure)),
+      rest.length
+        ? h("details", { class: "more" },
+            h("summary", null, `${rest.length} more attacks, ${gold ? "which stay nearer to gold" : "which get less"}`,
+              h("span", { class: "grades" }, rest.map((attack) => h("span", null, `${attack.title}: ${gold ? `${signed(worst(attack))} at worst` : `${worst(attack).toFixed(3)} at worst`}`)))),
+            h("div", { class: "attacks" }, rest.map(attackFigure)))
+        : null);
     for (const redraw of waiting) redraw();
   }
+  const OPEN_ATTACKS = 4;
   const waiting = [];
+  const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
+
+  // The most that an attack gets out of a model that is judged, above gold where there is gold.
+  function worst(attack) {
+    const turn = attack.better === "higher" ? -1 : 1;
+    const judged = Object.keys(attack.curves).filter((name) => !models.get(name).role);
+    const points = (judged.length ? judged : Object.keys(attack.curves)).flatMap((name) => attack.curves[name]);
+    return Math.max(...points.map((point) => turn * (point.above_gold ?? point.value)));
+  }
+
+  // Sentences as in report.py.
+  function shortened(attack) {
+    const found = new Map();
+    for (const [name, curve] of Object.entries(attack.curves)) {
+      const cut = curve.filter((point) => point.cut).map((point) => `${point.cut} of ${point.count} at ${point.x}`).join(", ");
+      if (cut) found.set(cut, [...(found.get(cut) || []), name]);
+    }
+    return [...found].map(([cut, names]) =>
+      `Hints were shortened, as the context ended: ${cut} (${attack.x}; ${names.length === Object.keys(attack.curves).length ? "all models" : names.join(", ")}).`);
+  }
 
   function attackFigure(attack) {
     const names = report.models.map((model) => model.name).filter((name) => attack.curves[name]?.length);
@@ -307,7 +342,7 @@
       const slanted = broken.some((lines) => lines.length > 2 || lines.some((line) => line.length > fits));
       const labels = slanted ? xs.map((x) => [clip(String(x), 15)]) : broken;
       const depth = slanted ? 20 + 4.6 * Math.max(...labels.map(([line]) => line.length)) : 31 + 13 * Math.max(...labels.map((lines) => lines.length));
-      const height = Math.round(Math.min(320, Math.max(230, width * 0.56)));
+      const height = Math.round(Math.min(240, Math.max(200, width * 0.5)) + depth - 44);
       const box = { left: 46, right: width - 14, top: 26, bottom: height - depth };
       const up = scaleOf(names.flatMap((name) => attack.curves[name].flatMap((point) => [point.low, point.value, point.high])), box.bottom, box.top, 4, true);
       const across = (x) => box.left + step * (xs.indexOf(x) + 0.5);
@@ -339,19 +374,20 @@
     const cell = (name, x) => {
       const point = attack.curves[name].find((each) => each.x === x);
       if (!point) return h("td", null, "–");
-      const above = point.above_gold === null ? "" : ` (${point.above_gold < 0 ? "−" : "+"}${Math.abs(point.above_gold).toFixed(3)})`;
+      const above = point.above_gold === null || name === gold ? "" : ` (${signed(point.above_gold)})`;
       return h("td", null, point.value.toFixed(3), above);
     };
     return h("figure", null,
       h("h3", null, attack.title),
       h("figcaption", null, `${attack.about} ${capital(better[attack.better])}.`),
-      drawing.holder, legend(names),
+      drawing.holder,
+      shortened(attack).map((sentence) => h("p", { class: "quiet" }, sentence)),
       h("details", null, h("summary", null, "Figures of this attack"),
         h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Figures of ${attack.title}` },
           h("table", null,
             h("thead", null, h("tr", null, h("th", { scope: "col" }, attack.x), names.map((name) => h("th", { scope: "col" }, named(name))))),
             h("tbody", null, xs.map((x) => h("tr", null, h("th", { scope: "row" }, String(x)), names.map((name) => cell(name, x))))))),
-        h("p", { class: "quiet" }, "In brackets: above the gold model under the same attack.")));
+        gold ? h("p", { class: "quiet" }, "In brackets: above the gold model under the same attack.") : null));
   }
 
   // Completions
@@ -362,8 +398,7 @@
     if (!report.completions.length) return;
     const order = report.models.map((model) => model.name);
     const dots = (grade) => "●".repeat(grade) + "○".repeat(3 - grade);
-    part("completions", "Completions side by side", "The same prompts for every model. Grades go from 0, nothing of the text, to 3, a detail that only this text has.",
-      ...report.completions.map(({ prompt, by_model }, at) => {
+    const each = report.completions.map(({ prompt, by_model }, at) => {
         const names = order.filter((name) => by_model[name]);
         return h("details", { class: "completion", open: at === 0 },
           h("summary", null, prompt,
@@ -373,7 +408,34 @@
               h("h4", null, mark(name), name),
               h("blockquote", null, by_model[name].text || "(nothing)"),
               h("p", { class: "grade" }, h("b", { "aria-hidden": "true" }, dots(by_model[name].grade)), ` grade ${by_model[name].grade}: ${GRADES[by_model[name].grade]}`)))));
-      }));
+    });
+    const open = each.length > OPEN_COMPLETIONS + 2 ? OPEN_COMPLETIONS : each.length;
+    const rest = each.slice(open);
+    part("completions", "Completions side by side", "The same prompts for every model. Grades go from 0, nothing of the text, to 3, a detail that only this text has.",
+      ...judges(), ...each.slice(0, open),
+      rest.length ? h("details", { class: "more" }, h("summary", null, `${rest.length} more prompts`), ...rest) : "");
+  }
+  const OPEN_COMPLETIONS = 6;
+
+  // How far who graded agrees with a reader.
+  function judges() {
+    if (!report.judges) return [];
+    const { agreement, sentences } = report.judges;
+    const groups = { all: "all", small: "by small models", fluent: "fluent, made up to be hard" };
+    const shownRow = (row) => h("td", null, `${(100 * row.exact).toFixed(0)}\u00a0%, ${row.kappa.toFixed(2)}`);
+    const pairs = [...new Set(agreement.map((row) => JSON.stringify([row.judge, row.against])))].map((pair) => JSON.parse(pair));
+    const count = (group) => agreement.find((row) => row.group === group)?.count;
+    return [
+      h("p", { class: "quiet judges" }, sentences.join(" ")),
+      h("details", null, h("summary", null, "Agreement of the judges"),
+        h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Agreement of the judges" },
+          h("table", null,
+            h("thead", null, h("tr", null, h("th", { scope: "col" }, "judge"), Object.entries(groups).map(([group, title]) => h("th", { scope: "col" }, `${title} (${count(group)})`)))),
+            h("tbody", null, pairs.map(([judge, against]) => h("tr", null,
+              h("th", { scope: "row" }, `${judge} against ${against === "hand" ? "a reader" : against}`),
+              Object.keys(groups).map((group) => shownRow(agreement.find((row) => row.judge === judge && row.against === against && row.group === group)))))))),
+        h("p", { class: "quiet" }, "Equal grades, and Cohen’s kappa with quadratic weights: 1 is full agreement, 0 what chance gives. The completions are of the demo’s invented book.")),
+    ];
   }
 
   // Token lens: evaluation/lens.py states what is stored and why the sum over all other tokens lies between two bounds.
@@ -557,6 +619,7 @@
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
     for (const each of opened) each.open = true;
+    for (const redraw of waiting) redraw(); // those that were folded
   });
   addEventListener("afterprint", () => opened.forEach((each) => (each.open = false)));
 })();
