@@ -241,6 +241,9 @@ def test_the_distance_from_gold_on_the_work_is_told_and_more_than_the_baselines_
     )
     assert v["forgetting"] == "complete" and not v["warnings"]
     assert "less like the gold model than the baseline does" in warnings_on(report, "gradient ascent")
+    assert verdict_on(report, "gradient ascent")["forgotten"].endswith(
+        "On the work it is further from the gold model than the baseline is: 0.860 against 0.850 nats a token."
+    )
     assert "On the work" not in warnings_on(example(), "gradient ascent")
 
 

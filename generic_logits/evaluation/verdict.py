@@ -223,6 +223,11 @@ class _Judge:
         if not model or not baseline or not baseline["value"]:
             return ""
         share = model["value"] / baseline["value"]
+        if share > 1:
+            return (
+                f" On the work it is further from the gold model than the baseline is: {self.shown(name, 'kl_gold')} "
+                f"against {self.shown(self.baseline, 'kl_gold')} nats a token."
+            )
         left = f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
         return (
             f" Of the baseline's distance from the gold model on the work, {left} is left "
