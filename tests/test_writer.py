@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import tiny
 import torch
 from endpoints import Answer, Endpoint, fault, prompt_of
 
-from generic_logits import _endpoint as client
 from generic_logits.cli import main
 from generic_logits.errors import InputError
 from generic_logits.evaluation import writer as module
@@ -50,13 +49,9 @@ def scripted(number: int, body: dict[str, Any]) -> Answer:
 
 
 @pytest.fixture
-def server(monkeypatch) -> Iterator[Endpoint]:
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    made = Endpoint()
-    made.script = scripted
-    yield made
-    made.close()
+def server(endpoint) -> Endpoint:
+    endpoint.script = scripted
+    return endpoint
 
 
 @pytest.fixture
