@@ -97,6 +97,7 @@ def run(
     language: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="NAME",
             help="Language to translate prompts into; may be repeated. German, French, Spanish if not given.",
             show_default=False,
         ),
