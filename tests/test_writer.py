@@ -236,7 +236,7 @@ def test_where_nothing_is_left_it_is_an_error(server, writer):
     server.script = lambda number, body: Answer("no")
     with pytest.raises(
         InputError,
-        match="^wanted German from tiny; got none of 2 that can be used; of the last answer: it holds no JSON object; "
+        match="^wanted translations into German from tiny; got none of 2 that can be used; of the last answer: it holds no JSON object; "
         "ask a more capable model, or give a file$",
     ):
         writer().translate([PROMPT, OTHER], "German")

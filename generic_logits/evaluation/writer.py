@@ -111,7 +111,7 @@ class Writer:
             return _reworded(old, answer["prompt"], answer["target"])
 
         longest = {name: _room(getattr(each, name) for each in prompts) for name in ("prompt", "target")}
-        return self._write("translation", prompts, words, read, longest, title=language)
+        return self._write("translation", prompts, words, read, longest, title=f"translations into {language}")
 
     def question(self, text: str, count: int) -> Written:
         """Ask about each of ``count`` evenly spread passages of a text, for a few words that stand in it.
