@@ -187,6 +187,8 @@ def test_a_word_that_only_holds_the_target_is_no_target(server, writer):
         (PROMPT, "海で待っていたのは、", "Mira", "Mira"),
         (PROMPT, "바다에서 기다린 것은", "미라", " 미라"),
         (PROMPT, "Au bord de la mer, c'était l'", "amie", "amie"),
+        (PROMPT, "Celle qui attendait s’", "appelait Mira", "appelait Mira"),
+        (PROMPT, "This was the gulls'", "Mira", " Mira"),
         (PROMPT, "Elle a dit :", "Mira", " Mira"),
         (PROMPT, 'Die Antwort war "', "Mira", "Mira"),
         (PROMPT, 'Auf dem Schild "Nord" stand', "Mira", " Mira"),
@@ -236,8 +238,8 @@ def test_where_nothing_is_left_it_is_an_error(server, writer):
     server.script = lambda number, body: Answer("no")
     with pytest.raises(
         InputError,
-        match="^wanted translations into German from tiny; got none of 2 that can be used; of the last answer: it holds no JSON object; "
-        "ask a more capable model, or give a file$",
+        match="^wanted translations into German from tiny; got none of 2 that can be used; of the last answer: it "
+        "holds no JSON object; ask a more capable model, or give a file$",
     ):
         writer().translate([PROMPT, OTHER], "German")
 

@@ -27,7 +27,7 @@ _PASSAGE = 600  # characters
 _QUESTION, _ANSWER, _ANSWER_WORDS = 300, 100, 10  # characters, characters, words
 _OVER = re.compile(r"[.…_!?。！？][\"'“”’»」』)\]]*$")  # the end of a sentence, or a gap
 # Behind these nothing needs a space: what opens a bracket or a quotation, elided words (l'), punctuation of full width.
-_OPEN = re.compile(r"""([(\[{„“‘¿¡、，：；「『（《]|[^\W_]['’]|^[^"]*"([^"]*"[^"]*")*)$""")
+_OPEN = re.compile(r"""([(\[{„“‘¿¡、，：；「『（《]|([^\W_sS]|\b[sS])['’]|^[^"]*"([^"]*"[^"]*")*)$""")
 _Asked = TypeVar("_Asked")
 
 
