@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import itertools
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,7 @@ class Given:
     terms: Sequence[str] = ("Mira", "Orrin", "e")
     prompts: Sequence[Prompt] = tuple(PROMPTS)
     hints: Sequence[Prompt] = (Prompt("the old", ""), Prompt("a good", ""))
+    wordings: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)
 
 
 class Server:
@@ -526,6 +527,20 @@ def test_wordings_of_the_caller_have_their_own_targets():
     assert points[-1].x == "German" and len(points[-1].scores) == 1 and recorder.asked[-1] == german
     with pytest.raises(InputError, match="wanted at least one prompt"):
         reword(subject(), PROMPTS, wordings={"German": []})
+
+
+def test_the_reports_attack_asks_in_the_wordings_of_its_material():
+    german = [Prompt("Der Leuchtturm von", " Orrin"), Prompt("Am Meer wartete", " Mira")]
+    given = Given(wordings={"German": german})
+    *usual, last = ATTACKS["reword"].run(subject(), given, 0)
+    assert [point.x for point in usual] == [point.x for point in ATTACKS["reword"].run(subject(), Given(), 0)]
+    assert last == Point("German", probability_scores(subject(), german)) and len({*last.scores}) == 2
+
+
+@pytest.mark.parametrize("names", [["as it is"], ["Lower case"], ["French frame"], ["German", "GERMAN!"]])
+def test_a_wording_has_a_name_of_its_own(names):
+    with pytest.raises(InputError, match=f"^wanted a name of its own for each wording; got '{names[-1]}', which is"):
+        reword(subject(), PROMPTS, wordings={name: PROMPTS for name in names})
 
 
 # Samples

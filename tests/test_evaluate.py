@@ -145,7 +145,7 @@ def test_completions_stand_side_by_side_and_the_pair_has_a_lens(report, material
 def test_what_was_not_measured_is_said_with_its_reason(report):
     assert report.data["left_out"] == {
         "": {
-            "questions": "no question file was given (--questions)",
+            "questions": "no question file was given (--questions, --writer)",
             "lm-evaluation-harness": "not asked for (--harness)",
         }
     }

@@ -172,7 +172,9 @@ def test_faults_of_the_server_are_sat_out_and_a_schema_that_it_refuses_is_left_o
         return Answer({"reason": "so", "grade": 1})
 
     server.script = script
-    assert judge(server, tmp_path).grade(["a", "b"], ["1", "2"]) == [1, 1] and len(server.questions) == 4
+    assert judge(server, tmp_path).grade(["a", "b"], ["1", "2"]) == [1, 1] and len(server.questions) == 5
+    told = [each.get("response_format", {"json_schema": {"schema": {}}}) for each in server.questions]
+    assert ["maxLength" in str(each) for each in told] == [True, True, False, False, False]
 
 
 def test_several_models_need_a_name(server, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.material import Counts, Material, gather_material, sample_text, spread_pieces
 from generic_logits.text.corpus import open_corpus
+from generic_logits.text.prompts import Prompt
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
 COUNTS = Counts(prompts=8, hints=6, passages=5)
@@ -66,6 +68,35 @@ def test_files_that_are_given_are_taken_as_they_are(root):
     assert [(each.prompt, each.target) for each in material.hints] == [("By the sea there stood", "")]
     assert [each.target for each in material.questions] == ["Mira Voss"]
     assert {*files} < {*material.sources}
+
+
+def test_wordings_are_given_as_files_by_name(root):
+    for name, target in (("one", " Orrina"), ("two", "奥林")):
+        (root / f"{name}.json").write_text(json.dumps([{"prompt": "Dann kam", "target": target}]))
+    files = {"German": root / "one.json", "Brazilian Portuguese": root / "two.json"}
+    material = gathered(root, wordings=files)
+    assert {name: [each.target for each in some] for name, some in material.wordings.items()} == {
+        "German": [" Orrina"],
+        "Brazilian Portuguese": ["奥林"],
+    }
+    assert material.sources["wordings"]["German"]["file"] == str(root / "one.json")
+    fewer = [gathered(root, wordings=each).fingerprint() for each in ({}, {"German": files["German"]})]
+    assert len({material.fingerprint(), *fewer}) == 3
+    assert [*material.prompt_files()] == [
+        *("prompts.json", "hints.json", "wording-german.json", "wording-brazilian-portuguese.json")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wordings", "message"),
+    [
+        ({"German": []}, "wanted at least one prompt to attack with"),
+        ({"misspelt": [Prompt("Dann kam", " Orrin")]}, "wanted a name of its own for each wording; got 'misspelt'"),
+    ],
+)
+def test_wordings_that_cannot_be_asked_are_refused_at_once(root, wordings, message):
+    with pytest.raises(InputError, match=message):
+        replace(gathered(root), wordings=wordings)
 
 
 def test_terms_come_from_a_dictionary_or_are_found(root):

@@ -1,4 +1,7 @@
-"""A real vLLM server as the model that is asked for anchors: its structured output, its refusals, its key."""
+"""A real vLLM server as the model that is asked for anchors, grades, wordings and questions.
+
+Its structured output, its refusals, its key.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,14 @@ from endpoints import free_port
 from test_vllm_serve import TEMPLATE, server
 
 from generic_logits import _endpoint as client
+from generic_logits._respondent import Form, Question, Respondent
 from generic_logits.discovery.language_model import LanguageModelConfig, ask_language_model, estimate_cost
 from generic_logits.discovery.proposals import answer_schema
 from generic_logits.errors import InputError
+from generic_logits.evaluation.judge import ModelJudge
+from generic_logits.evaluation.writer import Writer
 from generic_logits.text.corpus import Document
+from generic_logits.text.prompts import Prompt
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # vLLM's own
@@ -109,3 +116,83 @@ def test_the_servers_key_is_asked_for(config, monkeypatch, key, remedy):
     for model in (None, "tiny"):
         with pytest.raises(InputError, match=f"got HTTP 401: Unauthorized; {remedy}"):
             ask_language_model(book(1), config(model=model))
+
+
+# Grades, wordings, questions
+
+PLACES = (
+    "By the sea, at the lighthouse, there waited",
+    "Nobody had seen",
+    "On the last page stood",
+    "The bell rang for",
+)
+PROMPTS = [Prompt(place, " Mira Voss") for place in PLACES]
+
+
+@pytest.fixture
+def asked(url, tmp_path, monkeypatch) -> dict[str, Any]:
+    """Whom to ask and where to keep it; the second attempt is made without the schema and would only cost time."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
+    return {"address": url, "cache": tmp_path / "cache", "retries": 0}
+
+
+@pytest.fixture
+def held(monkeypatch) -> list[dict[str, Any]]:
+    """The options of each request that the server took."""
+    taken: list[dict[str, Any]] = []
+    real = client.Endpoint._chat
+
+    async def chat(self: Any, *arguments: Any) -> Any:
+        reply = await real(self, *arguments)
+        taken.append(self._options["response_format"]["json_schema"])
+        return reply
+
+    monkeypatch.setattr(client.Endpoint, "_chat", chat)
+    return taken
+
+
+def kept(asked: dict[str, Any]) -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in asked["cache"].glob("*.json")]
+
+
+def test_a_random_model_held_to_the_schema_grades(asked, held):
+    judge = ModelJudge(about="a book", terms=["Orrin"], answer_tokens=800, **asked)
+    grades = judge.grade(["Nobody had seen", "By the sea"], [" Orrin", " nobody"])
+    assert judge.name == "tiny" and {*grades} <= {0, 1, 2, 3} and len(held) == 2
+    assert all(each["name"] == "grade" and "maxLength" in str(each["schema"]) for each in held)
+    assert sorted(each["answer"]["grade"] for each in kept(asked)) == sorted(grades)
+    again = ModelJudge(about="a book", terms=["Orrin"], **{**asked, "address": "http://127.0.0.1:9/v1"}, model="tiny")
+    assert again.grade(["Nobody had seen"], [" Orrin"]) == grades[:1]  # the cache alone
+
+
+def test_a_random_model_held_to_the_schema_writes_wordings(asked, held):
+    writer = Writer(**asked)
+    for kind, written in (
+        ("paraphrase", writer.paraphrase(PROMPTS)),
+        ("translation", writer.translate(PROMPTS, "German")),
+    ):
+        of_kind = [each for each in held if each["name"] == kind]
+        assert len(of_kind) == 4 and all("maxLength" in str(each["schema"]) for each in of_kind)
+        answers = [each["answer"] for each in kept(asked) if each["instructions"] == kind]
+        assert len(answers) == len(written.prompts) == 4 - written.left_out
+        for answer in answers:
+            properties = of_kind[0]["schema"]["properties"]
+            assert answer.keys() == properties.keys()
+            # Bytes that are no UTF-8 become several characters, which the grammar did not count.
+            assert all(0 < len(text) < 1.5 * properties[name]["maxLength"] for name, text in answer.items())
+        assert all(each.prompt and each.target.strip() for each in written.prompts)
+
+
+def test_no_question_of_a_random_model_is_believed(asked, held):
+    with pytest.raises(
+        InputError, match="^wanted questions from tiny; got none of 2 .*; of the last answer: the (ans|que)"
+    ):
+        Writer(**asked).question(folders.prose(40), 2)
+    assert len(held) == 2 and {each["name"] for each in held} == {"question"} and not kept(asked)
+
+
+def test_the_schemas_without_limits_are_taken_too(asked, held, monkeypatch):
+    form = Form("grade", {"grade": {"type": "integer", "enum": [0, 1]}})
+    (answer,) = Respondent(**asked).ask([Question("Which one?", {"question": "Which one?"})], form)
+    assert answer in ({"grade": 0}, {"grade": 1}) and held[0]["schema"] == form.schemas()[-1]

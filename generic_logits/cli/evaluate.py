@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,6 +79,31 @@ def run(
     questions: Annotated[
         Path | None, typer.Option(help="Prompt file of questions and answers.", show_default=False)
     ] = None,
+    wordings: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Prompt file of the prompts in other words or another language; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    writer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Model that writes what is not given: a paraphrase, translations, questions.",
+            show_default=False,
+        ),
+    ] = None,
+    writer_model: Annotated[str | None, typer.Option(help="Its name there.", show_default=False)] = None,
+    language: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Language to translate prompts into; may be repeated. German, French, Spanish if not given.",
+            show_default=False,
+        ),
+    ] = None,
     judge: Annotated[
         str | None,
         typer.Option(
@@ -114,11 +140,19 @@ def run(
     from generic_logits.evaluation.judge import ModelJudge
     from generic_logits.evaluation.material import Counts, gather_material
     from generic_logits.evaluation.parts import Harness
+    from generic_logits.evaluation.writer import LANGUAGES, Writer, write_material
 
     o.prepare(dtype, seed)
     if (harness_data or harness_limit or harness_backend != HarnessBackend.hf) and not harness:
         raise InputError("--harness with its data, limit or back end", "none", "add --harness")
     chosen = tuple(ATTACKS) if attacks == "all" else tuple(filter(None, attacks.replace(" ", "").split(",")))
+    if (writer_model or language) and writer is None:
+        raise InputError("--writer beside --writer-model and --language", "none", "give the model that writes")
+    rewords = not no_attacks and "reword" in chosen
+    if (wordings or language) and not rewords:
+        raise InputError("the attack reword with --wordings and --language", "none", "leave them out, or make it")
+    files = _named_files(wordings or [])
+    author = Writer(writer, model=writer_model) if writer is not None else None
     local = str(harness_data) if harness_data else None
     tests = Harness(local, harness_limit, harness_backend.value) if harness else None
     usual, counts = EvaluateConfig(), Counts()
@@ -145,17 +179,39 @@ def run(
         prompts=prompts,
         hints=hints,
         questions=questions,
+        wordings=files,
         counts=counts,
         seed=seed,
     )
     grader = None
     if judge is not None:
         grader = ModelJudge(judge, about=about or forget.stem, terms=material.terms[:_JUDGED_BY], model=judge_model)
+    if author is not None:
+        material = write_material(
+            material,
+            author,
+            languages=language or LANGUAGES,
+            wordings=rewords,
+            tell=lambda line: print(line, file=sys.stderr),
+        )
     report = evaluate(candidates, material, output, judge=grader, config=config, resume=resume)
     if as_json:
         o.print_json(report.data)
     else:
         _show(report, output)
+
+
+def _named_files(words: list[str]) -> dict[str, Path]:
+    """Turn NAME=FILE words into files by name."""
+    files: dict[str, Path] = {}
+    for word in words:
+        name, _, file = word.partition("=")
+        if not (name and file):
+            raise InputError("--wordings NAME=FILE", repr(word), "write it as Spanish=spanish.json")
+        if name in files:
+            raise InputError("a name of its own for each of --wordings", f"{name!r} twice", "name one otherwise")
+        files[name] = Path(file)
+    return files
 
 
 def _corrected(

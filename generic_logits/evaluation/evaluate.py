@@ -100,8 +100,8 @@ def evaluate(
             (``http://...#MODEL``); or a ``Candidate``, which may also be a pair. The first one is the baseline, unless
             one of them says that it is.
         material: what they are asked; or the corpus that was to be forgotten, from which it is made.
-        output: folder to create: ``report.json``, ``report.md`` and ``report.html``; and the prompts that were asked,
-            ``prompts.json`` and ``hints.json``, to be edited and given again.
+        output: folder to create: ``report.json``, ``report.md`` and ``report.html``; and what was asked, to be edited
+            and given again: ``prompts.json``, ``hints.json``, ``questions.json`` and ``wording-NAME.json``.
         gold: a model that never read the text.
         retain: with a corpus as ``material``: corpora that a model should go on predicting.
         judge: of completions; None takes the rules.
@@ -128,9 +128,8 @@ def evaluate(
 
         def save(result: Path) -> None:
             report.save(result)
-            for name, prompts in (("prompts", material.prompts), ("hints", material.hints)):
-                if prompts:
-                    save_prompts(result / f"{name}.json", prompts)
+            for name, prompts in material.prompt_files().items():
+                save_prompts(result / name, prompts)
 
         folder.publish(save)
     return report

@@ -8,31 +8,21 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
-import jsonschema
-
-from generic_logits._answers import Answers, default_folder, read_json
-from generic_logits._endpoint import Endpoint, Reply, converse_all, run
+from generic_logits._respondent import TEXT, Form, Question, Respondent
 from generic_logits.discovery.vocabulary import FUNCTION_WORDS
-from generic_logits.errors import InputError
 from generic_logits.text.anchors import Anchor, folded_words
 from generic_logits.text.translation import Translator
 
 RUBRIC_VERSION = 1  # to be raised with every change of rubric.md: answers to the old one are asked anew
 _RUBRIC = files("generic_logits.evaluation").joinpath("rubric.md").read_text(encoding="utf-8")
-_SCHEMA = {
-    "type": "object",
-    "properties": {"reason": {"type": "string"}, "grade": {"type": "integer", "enum": [0, 1, 2, 3]}},
-    "required": ["reason", "grade"],
-    "additionalProperties": False,
-}
-_VALIDATOR = jsonschema.Draft202012Validator(_SCHEMA)
-_AGAIN = "\n\nThe answer before could not be used: {problem}. Answer with the JSON object alone."
+_GRADE = {"reason": TEXT, "grade": {"type": "integer", "enum": [0, 1, 2, 3]}}
+_REASON = 400  # characters
 _PHRASE = 5  # words
 _CONTENT = 2  # of them beside function words
 _OWN, _OFTEN = 8.0, 3  # of a theme's word: how much more frequent than in the reference, and how often in the text
@@ -140,10 +130,7 @@ class ModelJudge:
         terms: Sequence[str] = (),
         model: str | None = None,
         cache: str | Path | None = None,
-        retries: int = 4,
-        timeout: float = 300.0,
-        answer_tokens: int = 512,
-        concurrency: int = 4,
+        **options: Any,
     ) -> None:
         """Say whom to ask and about what; the endpoint is asked for its model's name if none is given.
 
@@ -154,34 +141,21 @@ class ModelJudge:
             model: its name at the endpoint; None takes the endpoint's only one.
             cache: folder of the answers; None takes ``$XDG_CACHE_HOME/generic_logits/grades``, or the same below
                 ``~/.cache``. Completions are not written into it, what the judge says of them is.
-            retries: further attempts at an answer that cannot be used, and at a request that fails.
-            timeout: seconds for one request.
-            answer_tokens: longest answer.
-            concurrency: requests at one time.
+            options: see ``Respondent``: ``retries``, ``timeout``, ``answer_tokens``, ``concurrency``.
 
         Raises:
             InputError: the endpoint cannot be used, or has several models.
         """
-        self._endpoint: Callable[[], Endpoint] = lambda: Endpoint(
-            address,
-            name="grade",
-            schemas=[_SCHEMA],
-            answer_tokens=answer_tokens,
-            temperature=0.0,
-            seed=0,
-            retries=retries,
-            timeout=timeout,
-        )
-        self.name = model or run(self._only_model())
-        self._address, self._retries, self._concurrency = address, retries, concurrency
-        self._folder = Path(cache) if cache is not None else default_folder("grades")
+        self._model = Respondent(address, model=model, cache=cache, **options)
+        self.name = self._model.name
+        self._address = address
         self._ask_about(about, terms)
 
     def _ask_about(self, about: str, terms: Sequence[str]) -> None:
         self._about = {"about": about, "terms": ", ".join(terms) or "not given"}
-        asked = {"rubric_version": RUBRIC_VERSION, "model": self.name, **self._about}
-        self.described: Mapping[str, Any] = {"name": self.name, "address": self._address, **asked}
-        self._answers = Answers(self._folder, asked, valid=_VALIDATOR.is_valid)
+        asked = {"rubric_version": RUBRIC_VERSION, **self._about}
+        self._form = Form("grade", _GRADE, {"reason": _REASON}, asked)
+        self.described: Mapping[str, Any] = {"name": self.name, "address": self._address, "model": self.name, **asked}
 
     def asked_about(self, about: str, *, terms: Sequence[str] = ()) -> ModelJudge:
         """The same model at the same endpoint, with the same cache, asked about another text.
@@ -194,10 +168,6 @@ class ModelJudge:
         other._ask_about(about, terms)
         return other
 
-    async def _only_model(self) -> str:
-        async with self._endpoint() as endpoint:
-            return await endpoint.only_model()
-
     def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
         """See ``Judge``.
 
@@ -206,32 +176,9 @@ class ModelJudge:
             OutputError: the answers cannot be written.
             StorageError: the disk is full.
         """
-        pairs = list(zip(prompts, completions, strict=True))
-        found = {pair: self._answers.load(prompt=pair[0], completion=pair[1]) for pair in pairs}
-        missing = [pair for pair, answer in found.items() if answer is None]
-        if missing:
-            self._answers.make_folder()
+        questions = [self._question(*pair) for pair in zip(prompts, completions, strict=True)]
+        return [int(answer["grade"]) for answer in self._model.ask(questions, self._form)]
 
-            def keep(pair: tuple[str, str], answer: dict[str, Any]) -> None:
-                self._answers.save(answer, prompt=pair[0], completion=pair[1])
-                found[pair] = answer
-
-            conversations = ((pair, self._conversation(*pair)) for pair in missing)
-            work = converse_all(self._endpoint(), conversations, self.name, keep, concurrency=self._concurrency)
-            run(work)
-        return [int((found[pair] or {})["grade"]) for pair in pairs]
-
-    def _conversation(self, prompt: str, completion: str) -> Generator[str, Reply, dict[str, Any]]:
-        question = _RUBRIC.format(prompt=prompt, completion=completion, **self._about)
-        problem = ""
-        for _ in range(self._retries + 1):
-            reply = yield question + (_AGAIN.format(problem=problem) if problem else "")
-            try:
-                return read_json(reply.text, _VALIDATOR)
-            except ValueError as error:
-                problem = str(error)
-        raise InputError(
-            f"a grade from {self.name}",
-            f"none in {self._retries + 1} attempts; of the last answer: {problem}",
-            "ask a more capable model; what was answered is kept",
-        )
+    def _question(self, prompt: str, completion: str) -> Question:
+        text = _RUBRIC.format(prompt=prompt, completion=completion, **self._about)
+        return Question(text, {"prompt": prompt, "completion": completion})

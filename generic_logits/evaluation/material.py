@@ -7,13 +7,16 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from generic_logits._record import describe_file
 from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import InputError
+from generic_logits.evaluation.attacks.curve import check_prompts
+from generic_logits.evaluation.attacks.prompting import check_wordings
 from generic_logits.evaluation.memorization import cut_passages
-from generic_logits.text.anchors import Anchors
+from generic_logits.text.anchors import Anchors, folded_words
 from generic_logits.text.corpus import Corpora, Document, Texts, open_corpus
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
@@ -63,6 +66,7 @@ class Material:
         hints: beginnings that hint at the text without naming the answer, which may be empty.
         passages: (beginning, true continuation) of the forgotten text.
         questions: about it, with their answers; may be none.
+        wordings: name -> the prompts in other words or another language, with targets of their own; may be none.
         sources: for the record: where all of it came from.
     """
 
@@ -76,7 +80,24 @@ class Material:
     hints: Sequence[Prompt]
     passages: Sequence[tuple[str, str]]
     questions: Sequence[Prompt] = ()
+    wordings: Mapping[str, Sequence[Prompt]] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the wordings.
+
+        Raises:
+            InputError: one without prompts, or with a name that is taken.
+        """
+        check_wordings(self.wordings)
+        for each in self.wordings.values():
+            check_prompts(each)
+
+    def prompt_files(self) -> dict[str, Sequence[Prompt]]:
+        """What is asked as prompt files that can be edited and given again: by name, without those that are empty."""
+        made = {"prompts": self.prompts, "hints": self.hints, "questions": self.questions}
+        made |= {"-".join(["wording", *folded_words(name)]): each for name, each in self.wordings.items()}
+        return {f"{name}.json": each for name, each in made.items() if each}
 
     def fingerprint(self) -> str:
         """SHA-256 of everything that is asked; where it came from makes no difference."""
@@ -95,6 +116,7 @@ def gather_material(
     prompts: Source | None = None,
     hints: Source | None = None,
     questions: Source | None = None,
+    wordings: Mapping[str, Source] = MappingProxyType({}),
     counts: Counts | None = None,
     seed: int = 0,
 ) -> Material:
@@ -110,12 +132,16 @@ def gather_material(
         prompts: prompt file for familiarity by probability; made from the terms if not given.
         hints: prompt file for familiarity by completion, whose targets may be empty; likewise.
         questions: prompt file of questions and answers about the text; without it none are asked.
+        wordings: name -> prompt file of the prompts in other words or another language, each with the target of its
+            own that follows there. They need not be as many as the prompts.
         counts: how much is asked.
         seed: of everything random.
 
     Raises:
-        InputError: a file that is missing or bad, a text in which nothing can be found, or terms that it does not hold.
+        InputError: a file that is missing or bad, a text in which nothing can be found, terms that it does not hold, or
+            a wording whose name is taken.
     """
+    check_wordings(wordings)
     counts = counts or Counts()
     corpora = {"forget": open_corpus(forget)}
     optional = {"held_out": held_out, "unread": unread, "unrelated": unrelated}
@@ -146,10 +172,12 @@ def gather_material(
         hints=tuple(to_complete),
         passages=tuple(cut_passages(text, counts.passages)),
         questions=tuple(load_prompts(questions)) if questions else (),
+        wordings={name: tuple(load_prompts(path)) for name, path in wordings.items()},
         sources={
             **{name: corpus.files for name, corpus in corpora.items()},
             "retain": {name: corpus.files for name, corpus in retained.items()},
             **{name: describe_file(path) for name, path in files.items() if path},
+            **({"wordings": {name: describe_file(path) for name, path in wordings.items()}} if wordings else {}),
         },
     )
 

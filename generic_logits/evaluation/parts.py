@@ -236,7 +236,9 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "completion": Part("familiarity by completion", _completion),
         "verbatim": Part("verbatim continuation", _verbatim),
         "greedy": Part("extraction", _greedy),
-        "questions": Part("questions", _questions, _no("question file", lambda of: of.questions, "--questions")),
+        "questions": Part(
+            "questions", _questions, _no("question file", lambda of: of.questions, "--questions, --writer")
+        ),
         "truth": Part("truth ratio", _truth),
         "membership": Part("membership", _membership, _no("unread text", lambda of: of.unread, "--unread")),
         "predicted": Part("perplexity", _predicted),

@@ -46,6 +46,7 @@ class Parts(Protocol):
         terms: of the forgotten text.
         prompts: beginnings and what a model that knows the text says next.
         hints: prompts to complete, without a target that counts.
+        wordings: the prompts in other words or languages, by name; may be none.
     """
 
     @property
@@ -58,6 +59,8 @@ class Parts(Protocol):
     def prompts(self) -> Sequence[Prompt]: ...  # noqa: D102  said above
     @property
     def hints(self) -> Sequence[Prompt]: ...  # noqa: D102  said above
+    @property
+    def wordings(self) -> Mapping[str, Sequence[Prompt]]: ...  # noqa: D102  said above
 
 
 @dataclass(frozen=True)
@@ -148,12 +151,13 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
         ),
         "reword": Attack(
             "Other words",
-            "The prompts are written without capitals, with misspellings, and behind frames in four languages; the "
-            "prompts themselves stay in theirs.",
+            "By rule the prompts are written without capitals, with misspellings, and behind frames in four languages, "
+            "their own words and language staying as they are; paraphrases and translations are asked where some were "
+            "given or written.",
             "wording",
             _PROBABILITY,
             ("prompts",),
-            lambda subject, of, seed: reword(subject, of.prompts, seed=seed),
+            lambda subject, of, seed: reword(subject, of.prompts, wordings=of.wordings, seed=seed),
         ),
         "role_play": Attack(
             "Role play",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random
 from types import MappingProxyType
 from typing import Any
 
+from generic_logits.errors import InputError
 from generic_logits.evaluation.attacks.curve import Point, Score, check_prompts
 from generic_logits.evaluation.familiarity import probability_scores
 from generic_logits.evaluation.subject import Subject
+from generic_logits.text.anchors import folded_words
 from generic_logits.text.corpus import encode_prompt
 from generic_logits.text.prompts import Prompt
 from generic_logits.training.run import context_of
@@ -41,6 +43,7 @@ ROLES: Mapping[str, str] = MappingProxyType(
 )
 
 Wording = Callable[[str, Random], str]
+_LONGEST_NAME = 60  # characters
 
 
 def hint(
@@ -128,7 +131,7 @@ def reword(
     """Ask in other words: without capitals, with letters swapped, inside frames, and as the caller says.
 
     The built-in wordings follow rules and keep the target as it is. They change how a prompt looks and what stands
-    around it; true paraphrases and translations are the caller's to give.
+    around it, not what it says it with: true paraphrases and translations are the caller's to give.
 
     Args:
         subject: whom to attack.
@@ -141,14 +144,30 @@ def reword(
         The points "as it is", "lower case", "misspelt", one for each of ``FRAMES`` and one for each of ``wordings``.
 
     Raises:
-        InputError: no prompts.
+        InputError: no prompts, or a name that is used already.
     """
-    built_in: dict[str, Wording] = {"lower case": _lower, "misspelt": _misspell, **_framed(FRAMES)}
-    points = _ask_in(subject, prompts, {PLAIN: _plain, **built_in}, seed, score)
+    check_wordings(wordings)
+    points = _ask_in(subject, prompts, _BUILT_IN, seed, score)
     for name, of_caller in wordings.items():
         check_prompts(of_caller)
         points.append(Point(name, score(subject, of_caller)))
     return points
+
+
+def check_wordings(names: Iterable[str]) -> None:
+    """Refuse names of wordings that could not be told from each other, or from those that ``reword`` has already.
+
+    Raises:
+        InputError: there is one, or one without letters or of more than 60 characters.
+    """
+    taken = {tuple(folded_words(name)) for name in _BUILT_IN}
+    for name in names:
+        words = tuple(folded_words(name))
+        if not words or len(name) > _LONGEST_NAME:
+            raise InputError("a word or two as the name of a wording", repr(name), "name the language")
+        if words in taken:
+            raise InputError("a name of its own for each wording", f"{name!r}, which is taken", "choose another")
+        taken.add(words)
 
 
 def role_play(subject: Subject, prompts: Sequence[Prompt], *, score: Score = probability_scores) -> list[Point]:
@@ -203,6 +222,11 @@ def _misspell(prompt: str, draw: Random) -> str:
         at = draw.randrange(word.start() + 1, word.end() - 2)
         prompt = prompt[:at] + prompt[at + 1] + prompt[at] + prompt[at + 2 :]
     return prompt
+
+
+_BUILT_IN: Mapping[str, Wording] = MappingProxyType(
+    {PLAIN: _plain, "lower case": _lower, "misspelt": _misspell, **_framed(FRAMES)}
+)
 
 
 def _ask(
