@@ -54,6 +54,7 @@ class StorageError(GenericLogitsError, OSError):
 
 
 def one_line(text: str, length: int = 200) -> str:
-    """What others wrote, for a message: one line, cut where it gets long."""
+    """What others wrote, for a message: one line; of a long one its beginning and its end."""
     line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 3] + "..."
+    end = length // 3
+    return line if len(line) <= length else f"{line[: length - end - 5]} ... {line[-end:]}"

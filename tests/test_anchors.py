@@ -80,6 +80,12 @@ def test_a_wrong_file_is_refused_with_the_place(tmp_path, data, words):
     assert all(word in str(error.value) for word in [str(path), *words])
 
 
+def test_a_long_file_of_another_shape_is_not_told_whole(tmp_path):
+    with pytest.raises(InputError) as caught:
+        Anchors.load(written(tmp_path, [f"term {number}" for number in range(500)]))
+    assert len(str(caught.value)) < 400 + len(str(tmp_path)) and "at the top" in str(caught.value)
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"an anchors file; got .*none\.json: No such file"):
         Anchors.load(tmp_path / "none.json")

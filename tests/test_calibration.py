@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,20 +15,22 @@ import tiny
 import torch
 
 from generic_logits import ModelPair
+from generic_logits.cli import main
 from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.calibration import CalibrateConfig, Part, Point, calibrate, choose, frontier
 from generic_logits.evaluation.figures import Figure
+from generic_logits.evaluation.frontier import draw_frontier
 from generic_logits.text.corpus import open_corpus
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
 SMALL = {"alphas": (0.5, 2.0), "thresholds": (0.0, 0.1), "prompts": 6, "blocks": 4, "block_size": 48}
 
 
-def point(familiarity: float, perplexity: float, alpha: float = 1.0) -> Point:
+def point(familiarity: float, perplexity: float, alpha: float = 1.0, space: Any = "logits") -> Point:
     def figure(value: float) -> Figure:
         return Figure(value, value, value, 1)
 
-    return Point("logits", 0.0, alpha, figure(familiarity), figure(perplexity), figure(0.0))
+    return Point(space, 0.0, alpha, figure(familiarity), figure(perplexity), figure(0.0))
 
 
 BASELINE = point(0.3, 50.0, 0.0)
@@ -65,18 +68,48 @@ def calibrated(root: Path, output: Path, **changes: Any) -> dict[str, Any]:
 
 
 def test_a_wanted_familiarity_is_reached_at_the_least_perplexity():
-    assert choose(CURVE, 0.05) == (CURVE[3], True)
-    assert choose(CURVE, 0.25) == (CURVE[1], True)
-    assert choose(CURVE, 0.5) == (BASELINE, True)
+    assert choose(CURVE, familiarity=0.05) == (CURVE[3], True)
+    assert choose(CURVE, familiarity=0.25) == (CURVE[1], True)
+
+
+def test_a_baseline_that_is_no_more_familiar_than_wanted_is_left_alone():
+    better = point(0.2, 49.0)
+    assert choose([*CURVE, better], familiarity=0.3) == (BASELINE, True)
+    assert choose([*CURVE, better], familiarity=0.29) == (better, True)
 
 
 def test_a_familiarity_out_of_reach_gives_the_least_familiar_point_and_says_so():
-    assert choose(CURVE, 0.01) == (CURVE[-1], False)
+    assert choose(CURVE, familiarity=0.01) == (CURVE[-1], False)
 
 
-def test_without_a_wanted_familiarity_the_knee_is_chosen():
-    assert choose(CURVE, None) == (CURVE[3], True)
-    assert choose([BASELINE], None) == (BASELINE, True)
+def test_a_wanted_perplexity_gives_the_least_familiar_point_within_it():
+    assert choose(CURVE, perplexity=1.4) == (CURVE[4], True)
+    assert choose(CURVE, perplexity=1.39) == (CURVE[3], True)
+    assert choose(CURVE, perplexity=4.0) == (CURVE[5], True)
+    assert choose(CURVE, perplexity=1.0) == (BASELINE, True)
+    cheaper = point(0.29, 49.0)
+    assert choose([*CURVE, cheaper], perplexity=1.0) == (cheaper, True)
+
+
+def test_with_neither_the_knee_is_chosen():
+    assert choose(CURVE) == (CURVE[3], True)
+    assert choose([BASELINE]) == (BASELINE, True)
+    assert choose([BASELINE, point(0.1, 62.6)]) == (BASELINE, True), "1.25 times the baseline's is too much"
+
+
+def test_the_knee_is_where_it_was_however_far_the_grid_reaches():
+    def curve(alphas: list[float]) -> list[Point]:
+        """Familiarity that falls and perplexity that rises as measured on a small model; a second space does worse."""
+        found = [BASELINE]
+        for space, price in (("logits", 0.03), ("logprobs", 0.06)):
+            for alpha in alphas:
+                found.append(point(0.3 * math.exp(-0.6 * alpha), 50 * math.exp(price * alpha**1.6), alpha, space))
+        return found
+
+    near, far = [0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0], [4.0, 5.0, 7.5, 10.0]
+    knees = [choose(curve([*near, *more]))[0] for more in ([], far, [*far, 12.5, 15.0, 20.0])]
+    assert knees[0] == knees[1] == knees[2]
+    assert (knees[0].space, knees[0].alpha) == ("logits", 1.5)
 
 
 def test_the_frontier_leaves_out_what_another_point_beats_in_both():
@@ -175,14 +208,42 @@ def test_the_picture_is_an_svg_with_every_alpha_in_it(root, tmp_path):
     calibrated(root, tmp_path / "out")
     picture = ElementTree.parse(tmp_path / "out" / "frontier.svg")
     words = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert words.count("0.5") == words.count("2") == 4 and words.count("0") >= 1
     assert any("above 0.1 nats" in (word or "") for word in words)
+    titles = [each.text or "" for each in picture.iter("{http://www.w3.org/2000/svg}title")]
+    for alpha, count in (("0", 1), ("0.5", 4), ("2", 4)):
+        assert sum(title.startswith(f"alpha {alpha}: ") for title in titles) == count
+
+
+def test_a_picture_of_many_lines_holds_their_names_and_cuts_off_what_costs_too_much():
+    points = [BASELINE]
+    for threshold in range(9):
+        points += [replace(point(0.2, 50.5 + threshold, alpha), threshold=threshold / 10) for alpha in (1.0, 2.0)]
+    points.append(replace(point(0.01, 9_000.0, 50.0), threshold=0.8))
+    picture = ElementTree.fromstring(draw_frontier(points, points[1], frontier(points)))
+    left, top, width, height = map(float, picture.get("viewBox", "").split())
+    words = list(picture.iter("{http://www.w3.org/2000/svg}text"))
+    names = [each for each in words if (each.text or "").startswith("logits")]
+    assert len(names) == 9
+    for each in names:
+        x, y = float(each.get("x", "")), float(each.get("y", ""))
+        assert left < x < left + width - 140 and top + 9 < y < top + height
+    assert len({(each.get("x"), each.get("y")) for each in names}) == 9
+    marks = {
+        next(iter(each)).text: float(each.get("cy", ""))
+        for each in picture.iter("{http://www.w3.org/2000/svg}circle")
+        if len(each)
+    }
+    below = [y for title, y in marks.items() if title and "9000" not in title]
+    assert max(below) < height and min(below) > 80
+    assert marks["alpha 50: familiarity 0.010, perplexity 9000.0"] < 0
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"familiarity": 1.5}, "wanted a familiarity between 0 and 1; got 1.5"),
+        ({"perplexity": 0.9}, "wanted a perplexity of 1 or more baselines; got 0.9"),
+        ({"familiarity": 0.1, "perplexity": 1.1}, "wanted a familiarity or a perplexity; got both"),
         ({"alphas": ()}, "wanted at least one of alphas; got none"),
         ({"alphas": (-1.0,)}, "wanted a finite alpha >= 0; got -1.0"),
         ({"spaces": ("words",)}, "got 'words'"),
@@ -204,3 +265,59 @@ def test_texts_that_are_too_short_are_refused_and_leave_nothing(root, tmp_path):
     with pytest.raises(InputError, match="wanted a block size of at most 512; got 1000"):
         calibrated(root, tmp_path / "out", block_size=1000)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["short.txt"]
+
+
+def test_a_text_to_forget_and_to_retain_is_refused(root, tmp_path):
+    same = folders.text_file(tmp_path / "same.txt", (root / "forget.txt").read_text())
+    with pytest.raises(InputError, match="wanted another text as retain; got .*forget.txt, which is the same as"):
+        calibrated(root, tmp_path / "out", retain=same)
+
+
+def test_the_command_reads_another_field_and_shows_the_baseline_first(root, tmp_path, capsys):
+    rows = {}
+    for name in ("forget", "retain"):
+        lines = (root / f"{name}.txt").read_text().splitlines()
+        rows[name] = tmp_path / f"{name}.jsonl"
+        rows[name].write_text("".join(json.dumps({"body": line}) + "\n" for line in lines))
+    arguments = ["calibrate", str(root / "baseline"), "--reinforced", str(root / "reinforced"), "--join"]
+    arguments += ["--forget", str(rows["forget"]), "--retain", str(rows["retain"]), "--alpha", "2"]
+    arguments += ["--anchors", str(root / "anchors.json"), "--familiarity", "0.9", "-o", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "wanted a field 'text' in every record" in capsys.readouterr().err
+    main([*arguments, "--text-field", "body"])
+    shown = capsys.readouterr().out
+    assert "> baseline" in shown and "by this measure nothing needs to be corrected" in shown
+    assert max(map(len, shown[: shown.index("Chosen")].splitlines()[1:])) <= 80
+    record = json.loads((tmp_path / "out" / "calibration.json").read_text())
+    assert record["settings"]["alpha"] == 0 and record["corpora"]["forget"][0]["text_field"] == "body"
+
+
+def test_every_setting_is_scored_as_the_reference_has_it(monkeypatch):
+    """Each setting's scores are those of the corrected logits themselves, in float64, also where a row is divided."""
+    from generic_logits.evaluation import calibration
+    from generic_logits.ops import reference
+
+    draw = torch.Generator().manual_seed(0)
+    b, r = (3 * torch.randn(11, 101, generator=draw) for _ in range(2))
+    true = torch.randint(101, (11,), generator=draw)
+    lines = [("logits", 0.0), ("logits", 0.5), ("logprobs", 0.1)]
+    monkeypatch.setattr(calibration, "_POSITIONS", 4 * 101)
+    found = iter(calibration._score(b, r, true, lines, [0.5, 20.0]))
+    before = b.double().log_softmax(-1)
+    assert next(found)[1] == 0.0
+    for space, threshold in lines:
+        for alpha in (0.5, 20.0):
+            corrected = reference.correct_logits(
+                b.double(),
+                r.double(),
+                torch.tensor(alpha, dtype=torch.float64),
+                space=space,
+                threshold=threshold,
+                variant="relu",
+            )
+            after = corrected.log_softmax(-1)
+            log_prob, distance = next(found)
+            assert log_prob == pytest.approx(float(after.gather(-1, true[:, None]).sum()), rel=1e-6)
+            # the difference of sums of eleven log-probabilities in float32
+            assert distance == pytest.approx(float((before.exp() * (before - after)).sum()), rel=1e-5, abs=1e-5)

@@ -108,10 +108,41 @@ def test_terms_come_from_a_dictionary_or_are_found(root):
 
 
 def test_each_retained_corpus_keeps_its_name(root):
-    retain = [root / "others", root / "others" / "one.txt", root / "forget.txt"]
-    assert [*gathered(root, retain=retain).retain] == ["others", "one", "forget"]
+    third = folders.text_file(root / "third.txt", "A third one. " * 40)
+    retain = [root / "others", root / "others" / "one.txt", third]
+    assert [*gathered(root, retain=retain).retain] == ["others", "one", "third"]
     twice = [root / "others" / "one.txt", folders.text_file(root / "one.md", "Another one. " * 40)]
     assert [*gathered(root, retain=twice).retain] == [str(path) for path in twice]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        ("retain", "forget", True),
+        ("held_out", "forget", True),
+        ("unread", "forget", True),
+        ("unread", "retain", True),
+        ("unrelated", "forget", True),
+        ("unrelated", "unread", False),
+    ],
+)
+def test_a_text_is_not_given_as_two_things(root, tmp_path, first, second, refused):
+    same = folders.text_file(tmp_path / "same.txt", "Nobody had seen the garden behind the mill. " * 40)
+    copied = folders.text_file(tmp_path / "copy.txt", same.read_text())
+    given: dict[str, Any] = {first: copied, second: root / "forget.txt" if second == "forget" else same}
+    if second == "forget":
+        copied.write_text((root / "forget.txt").read_text())
+    given = {name: [path] if name == "retain" else path for name, path in given.items() if name != "forget"}
+    if not refused:
+        assert gathered(root, **given)
+        return
+    with pytest.raises(InputError, match=r"wanted another text as \w+; got .*, which is the same as .*; leave one out"):
+        gathered(root, **given)
+
+
+def test_one_corpus_is_not_retained_twice(root):
+    with pytest.raises(InputError, match="as retain twice"):
+        gathered(root, retain=[root / "others" / "one.txt", root / "others" / "one.txt"])
 
 
 def test_a_long_corpus_is_read_in_evenly_spread_pieces(tmp_path):

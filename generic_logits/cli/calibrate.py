@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from generic_logits.cli import options as o
+
+if TYPE_CHECKING:
+    from generic_logits.evaluation.figures import Figure
 
 EXAMPLE = (
     "Example: generic-logits calibrate ./baseline --reinforced ./reinforced --forget book.txt --retain ./others "
@@ -26,54 +29,87 @@ def run(
     output: o.Output,
     familiarity: Annotated[
         float | None,
-        typer.Option(help="Wanted probability of the text's own words; the knee if not given.", show_default=False),
+        typer.Option(help="Wanted probability of the text's own words, at most.", show_default=False),
+    ] = None,
+    perplexity: Annotated[
+        float | None,
+        typer.Option(
+            help="Or wanted retained perplexity, at most, times the baseline's; the knee with neither.",
+            show_default=False,
+        ),
     ] = None,
     alpha: Annotated[
         list[float] | None, typer.Option(help="Strength to try; may be repeated; 0.25 to 10.", show_default=False)
     ] = None,
     threshold: Annotated[
-        list[float] | None, typer.Option(help="Threshold to try, in nats; may be repeated; 0.", show_default=False)
+        list[float] | None,
+        typer.Option(help="Threshold to try, in nats; may be repeated; 0, 0.1, 0.5.", show_default=False),
     ] = None,
     space: Annotated[
         list[o.SpaceName] | None, typer.Option(help="Space to try; may be repeated; both.", show_default=False)
     ] = None,
     anchors: o.Anchors = None,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     dtype: o.Dtype = "auto",
     seed: o.Seed = 0,
     as_json: o.Json = False,
 ) -> None:
     """Choose alpha, threshold and space on half of the corpora; the other half is left for evaluate."""
     from generic_logits.evaluation.calibration import CalibrateConfig, calibrate, frontier
+    from generic_logits.text.corpus import open_corpus
 
     o.prepare(dtype, seed)
+    reading: Any = {"text_field": text_field, "join": join}
     usual = CalibrateConfig()
     config = CalibrateConfig(
         familiarity=familiarity,
+        perplexity=perplexity,
         alphas=alpha or usual.alphas,
         thresholds=threshold or usual.thresholds,
         spaces=[each.value for each in space or ()] or usual.spaces,
         seed=seed,
         dtype=dtype,
     )
-    found = calibrate(baseline, reinforced, forget, retain, output, anchors=anchors, config=config)
+    found = calibrate(
+        baseline,
+        reinforced,
+        open_corpus(forget, **reading),
+        [open_corpus(path, **reading) for path in retain],
+        output,
+        anchors=anchors,
+        config=config,
+    )
     if as_json:
         o.print_json(json.loads((output / "calibration.json").read_text(encoding="utf-8")))
         return
+    first, chosen = found.points[0], found.chosen
+
+    def familiar(figure: Figure) -> str:
+        value, low, high = (f"{each:.3f}".lstrip("0") for each in (figure.value, figure.low, figure.high))
+        return f"{value} [{low}, {high}]"
+
     rows = [
         [
-            f"{'>' if point is found.chosen else ' '} {point.space}",
-            f"{point.threshold:g}",
+            f"{'>' if point is chosen else ' '} {point.space if point is not first else 'baseline'}",
+            f"{point.threshold:g}" if point is not first else "",
             f"{point.alpha:g}",
-            f"{point.familiarity.value:.3f} [{point.familiarity.low:.3f}, {point.familiarity.high:.3f}]",
-            f"{point.perplexity.value:.1f} [{point.perplexity.low:.1f}, {point.perplexity.high:.1f}]",
+            f"{point.familiarity.value:.3f} [{point.familiarity.low:.3f}, {point.familiarity.high:.3f}]".replace(
+                "0.", "."
+            ),
+            f"{point.perplexity.value:.1f} x{point.perplexity.value / first.perplexity.value:.2f}",
             f"{point.divergence.value:.3f}",
         ]
-        for point in reversed(frontier(found.points))
+        for point in (first, *(point for point in reversed(frontier(found.points)) if point is not first))
     ]
-    head = ["  space", "threshold", "alpha", "familiarity", "retained perplexity", "KL"]
-    o.print_table(f"{output}: the settings that no other beats in both", head, rows)
+    head = ["  space", "threshold", "alpha", "familiarity", "perplexity", "KL"]
+    o.print_table(f"{output}: the baseline, and the settings that no other beats in both", head, rows)
+    print(f"Chosen: {found.objective}.")
     if not found.reached:
         print(f"No setting reaches a familiarity of {familiarity:g}; this is the nearest.")
-    chosen = found.chosen
+    elif chosen is first and familiarity is not None:
+        print(f"The baseline has {first.familiarity.value:.3f}: by this measure nothing needs to be corrected.")
+    elif chosen is first:
+        print("No setting makes the text less familiar at that price.")
     print(f"--alpha {chosen.alpha:g} --threshold {chosen.threshold:g} --space {chosen.space}")
     print(f"The picture: {output / 'frontier.svg'}. Judge the choice on {output / 'test'}, which it did not see.")

@@ -127,6 +127,8 @@ def run(
     ] = HarnessBackend.hf,
     attacks: Annotated[str, typer.Option(metavar="NAME,...", help="Attacks to make.")] = "all",
     no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Make none.")] = False,
+    text_field: o.TextField = "text",
+    join: o.Join = False,
     quick: Annotated[bool, typer.Option("--quick", help="A third of the prompts and blocks: a first look.")] = False,
     resume: o.Resume = False,
     dtype: o.Dtype = "auto",
@@ -141,6 +143,7 @@ def run(
     from generic_logits.evaluation.material import Counts, gather_material
     from generic_logits.evaluation.parts import Harness
     from generic_logits.evaluation.writer import LANGUAGES, Writer, write_material
+    from generic_logits.text.corpus import open_corpus
 
     o.prepare(dtype, seed)
     if (harness_data or harness_limit or harness_backend != HarnessBackend.hf) and not harness:
@@ -169,12 +172,12 @@ def run(
     candidates += _corrected(first, reinforced, alpha or [], space.value, threshold, tokenizer, dtype)
     if gold is not None:
         candidates.append(read_candidate(gold, tokenizer=tokenizer, dtype=dtype).with_role("gold"))
+    reading: Any = {"text_field": text_field, "join": join}
+    beside = {"held_out": held_out, "unread": unread, "unrelated": unrelated}
     material = gather_material(
-        forget,
-        retain=retain or (),
-        held_out=held_out,
-        unread=unread,
-        unrelated=unrelated,
+        open_corpus(forget, **reading),
+        retain=[open_corpus(path, **reading) for path in retain or ()],
+        **{name: path and open_corpus(path, **reading) for name, path in beside.items()},
         anchors=anchors,
         prompts=prompts,
         hints=hints,

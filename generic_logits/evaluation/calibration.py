@@ -11,9 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -22,8 +20,9 @@ from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.candidates import placement
 from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.frontier import draw_frontier
-from generic_logits.evaluation.material import find_terms, sample_text
+from generic_logits.evaluation.material import check_distinct, find_terms, sample_text
 from generic_logits.evaluation.utility import Nats, perplexity, token_mean
+from generic_logits.evaluation.verdict import PERPLEXITY_LOST
 from generic_logits.models.pair import ModelPair
 from generic_logits.models.scoring import device_of, padded, sequence_logits
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
@@ -43,7 +42,9 @@ class CalibrateConfig:
     """Settings of ``calibrate``.
 
     Attributes:
-        familiarity: wanted mean probability of the prompts' targets, at most; None takes the knee of the frontier.
+        familiarity: wanted mean probability of the prompts' targets, at most.
+        perplexity: wanted perplexity of retained text, at most, as a multiple of the baseline's, 1 or more. One of the
+            two is given, or neither for the knee (see ``choose``).
         alphas: strengths to try; 0 is always among the points.
         thresholds: to try with each alpha, in nats.
         spaces: to try with each alpha.
@@ -55,8 +56,9 @@ class CalibrateConfig:
     """
 
     familiarity: float | None = None
+    perplexity: float | None = None
     alphas: Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.5, 10.0)
-    thresholds: Sequence[float] = (0.0,)
+    thresholds: Sequence[float] = (0.0, 0.1, 0.5)
     spaces: Sequence[Space] = ("logits", "logprobs")
     prompts: int = 60
     blocks: int = 64
@@ -80,6 +82,10 @@ class CalibrateConfig:
                 check_correction(space, threshold, "relu")
         if self.familiarity is not None and not 0 < self.familiarity < 1:
             raise InputError("a familiarity between 0 and 1", repr(self.familiarity), "0.02 is little")
+        if self.perplexity is not None and not 1 <= self.perplexity < math.inf:
+            raise InputError("a perplexity of 1 or more baselines", repr(self.perplexity), "1.1 is a tenth more")
+        if self.familiarity is not None and self.perplexity is not None:
+            raise InputError("a familiarity or a perplexity", "both", "give one; the other is what it costs")
         for name, least in (("prompts", 1), ("blocks", 2), ("block_size", 2)):
             value = getattr(self, name)
             if value is not None and value < least:
@@ -111,19 +117,21 @@ class Calibration:
     Attributes:
         points: every setting; the first one is the baseline, alpha 0.
         chosen: one of them.
-        reached: whether the wanted familiarity was; True where none was wanted.
+        reached: whether what was wanted was; True for the knee.
+        objective: what was wanted, in words.
     """
 
     points: Sequence[Point]
     chosen: Point
     reached: bool
+    objective: str
 
 
 def calibrate(
     baseline: str | Path,
     reinforced: str | Path,
-    forget: str | Path,
-    retain: Sequence[str | Path],
+    forget: str | Path | Corpus,
+    retain: Sequence[str | Path | Corpus],
     output: str | Path,
     *,
     anchors: str | Path | None = None,
@@ -131,9 +139,9 @@ def calibrate(
 ) -> Calibration:
     """Choose the correction's settings on a part of the corpora, and leave the rest of them for the verdict.
 
-    The objective is the least perplexity of retained text at the wanted familiarity or below; where none is wanted, the
-    knee of the frontier (see ``choose``). Both branches run once over each block and prompt; every setting is applied
-    to the same logits.
+    The objective is the least perplexity of retained text at the wanted familiarity, the least familiarity at the
+    wanted perplexity, or the knee between both (see ``choose``). Both branches run once over each block and prompt;
+    every setting is applied to the same logits.
 
     Args:
         baseline: model folder or hub name.
@@ -145,7 +153,7 @@ def calibrate(
         config: settings.
 
     Raises:
-        InputError: a model, corpus, setting or output folder that cannot be used.
+        InputError: a model, corpus, setting or output folder that cannot be used, or a text to forget and to retain.
         StorageError: the disk filled up.
     """
     config = config or CalibrateConfig()
@@ -153,6 +161,7 @@ def calibrate(
     if not retain:
         raise InputError("a retained corpus, on which the price is measured", "none", "give --retain CORPUS")
     corpora = {"forget": [open_corpus(forget)], "retain": [open_corpus(path) for path in retain]}
+    check_distinct([(name, corpus) for name, of_name in corpora.items() for corpus in of_name])
     parts = {name: [Part(corpus, test=False) for corpus in of_name] for name, of_name in corpora.items()}
     tests = {name: [Part(corpus, test=True) for corpus in of_name] for name, of_name in corpora.items()}
     text = sample_text(parts["forget"][0], _CHARACTERS)
@@ -162,15 +171,15 @@ def calibrate(
         pair = ModelPair.from_pretrained(baseline, reinforced, alpha=0.0, dtype=config.dtype, **placement())
         blocks = _blocks(pair, parts["retain"], config)
         points = _measure(pair, encode_prompts(pair.tokenizer, prompts), blocks, config)
-        chosen, reached = choose(points, config.familiarity)
-        found = Calibration(points, chosen, reached)
+        chosen, reached = choose(points, familiarity=config.familiarity, perplexity=config.perplexity)
+        found = Calibration(points, chosen, reached, _objective(config))
         folder.open({"command": "calibrate"})
 
         def save(result: Path) -> None:
             record = {
                 "schema": SCHEMA,
                 "settings": {name: getattr(chosen, name) for name in ("alpha", "threshold", "space")},
-                "objective": _objective(config.familiarity),
+                "objective": found.objective,
                 "reached": reached,
                 "baseline": describe_model(baseline),
                 "reinforced": describe_model(reinforced),
@@ -232,7 +241,8 @@ class Part:
     def about(self) -> dict[str, Any]:
         """For the record: which part this is."""
         rule = "every other document" if self._whole else "one half of each document"
-        return {**self.files[0], "rule": rule, "documents": self._documents, "sha256": self._digest}
+        read = {name: value for name, value in self._corpus.files[0].items() if name in ("text_field", "joined")}
+        return {**self.files[0], **read, "rule": rule, "documents": self._documents, "sha256": self._digest}
 
 
 def _middle(text: str) -> int:
@@ -262,20 +272,18 @@ def _measure(
     config: CalibrateConfig,
 ) -> list[Point]:
     rows = [((*prompt, *target), len(prompt)) for prompt, target in prompts] + [(block, 1) for block in blocks]
-    settings: list[tuple[Space, float, float]] = [(config.spaces[0], 0.0, 0.0)]
+    lines = [(space, threshold) for space in config.spaces for threshold in config.thresholds]
     alphas = sorted({check_alpha(alpha) for alpha in config.alphas} - {0.0})
-    settings += [
-        (space, threshold, alpha) for space in config.spaces for threshold in config.thresholds for alpha in alphas
-    ]
+    settings: list[tuple[Space, float, float]] = [(*lines[0], 0.0)]
+    settings += [(space, threshold, alpha) for space, threshold in lines for alpha in alphas]
     known: list[list[float]] = [[] for _ in settings]  # of each prompt
     surprise: list[list[Nats]] = [[] for _ in settings]  # of each block
     moved: list[list[Nats]] = [[] for _ in settings]
     bar = tqdm(total=len(rows), desc="calibrating", unit="row", disable=not sys.stderr.isatty())
     for number, (first, b, r, true) in enumerate(_logits(pair, rows)):
-        of_prompt = number < len(prompts)
-        for at, (space, threshold, alpha) in enumerate(settings):
-            log_prob, distance = _score(b[first - 1 :], r[first - 1 :], true[first - 1 :], space, threshold, alpha)
-            if of_prompt:
+        scores = _score(b[first - 1 :], r[first - 1 :], true[first - 1 :], lines, alphas)
+        for at, (log_prob, distance) in enumerate(scores):
+            if number < len(prompts):
                 known[at].append(math.exp(log_prob))
             else:
                 surprise[at].append((-log_prob, len(true)))
@@ -321,20 +329,35 @@ def _score(
     b: Tensor,  # [positions, vocab]
     r: Tensor,  # [positions, vocab]
     true: Tensor,  # [positions]
-    space: Space,
-    threshold: float,
-    alpha: float,
-) -> tuple[float, float]:
-    """Log-probability of the true tokens together, and the sum of KL(baseline || generic) over positions, in nats."""
-    log_prob = distance = 0.0
+    lines: Sequence[tuple[Space, float]],  # space, threshold
+    alphas: Sequence[float],
+) -> list[tuple[float, float]]:
+    """The baseline's and each setting's log-probability of the true tokens together, and KL(baseline || it), in nats.
+
+    The correction is linear in alpha, so each line is corrected once, at alpha 1, where it changes the scores by c.
+    With log p of the baseline, log q = log p + alpha c - z; the KL is z - alpha sum(p c), and log q of the true token
+    tells z.
+    """
+    sums = torch.zeros(1 + len(lines) * len(alphas), 2, dtype=torch.float64)
     step = max(1, _POSITIONS // b.shape[-1])
     for at in range(0, len(true), step):
         rows = slice(at, at + step)
-        before = b[rows].float().log_softmax(-1)
-        after = correct_logits(b[rows], r[rows], alpha, space=space, threshold=threshold).float().log_softmax(-1)
-        log_prob += float(after.gather(-1, true[rows, None]).double().sum())
-        distance += float(torch.nn.functional.kl_div(after, before, log_target=True, reduction="sum"))
-    return log_prob, distance
+        before, raised, chosen = b[rows].float(), r[rows].float(), true[rows, None]
+        share = before.softmax(-1)
+        usual = _total(before.log_softmax(-1).gather(-1, chosen))
+        scores = [(usual, 0.0)]
+        for space, threshold in lines:
+            change = correct_logits(before, raised, 1.0, space=space, threshold=threshold).sub_(before).nan_to_num_(0.0)
+            moved = _total(change.gather(-1, chosen)) - _total(share.mul(change).sum(-1))
+            for alpha in alphas:
+                log_prob = _total(torch.add(before, change, alpha=alpha).log_softmax(-1).gather(-1, chosen))
+                scores.append((log_prob, usual + alpha * moved - log_prob))
+        sums += torch.tensor(scores, dtype=torch.float64)
+    return [(log_prob, distance) for log_prob, distance in sums.tolist()]
+
+
+def _total(values: Tensor) -> float:
+    return float(values.double().sum())
 
 
 def frontier(points: Sequence[Point]) -> list[Point]:
@@ -346,31 +369,46 @@ def frontier(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def choose(points: Sequence[Point], familiarity: float | None) -> tuple[Point, bool]:
-    """Choose a point, and say whether it is as little familiar as wanted.
+def choose(
+    points: Sequence[Point], *, familiarity: float | None = None, perplexity: float | None = None
+) -> tuple[Point, bool]:
+    """Choose a point, and say whether it has what was wanted.
 
-    With a wanted familiarity: the least perplexity among the points that reach it; the least familiar point if none
-    does. Without: the knee, the point of the frontier furthest below the line between its ends, familiarity and the
-    logarithm of perplexity each scaled to 0..1 (Satopaa et al. 2011, "Finding a 'Kneedle' in a Haystack").
+    With a wanted familiarity: the baseline if it is that little familiar, else the least perplexity among the points
+    that are; the least familiar point if none is. With a wanted perplexity, a multiple of the baseline's: the least
+    familiar point within it. With neither: the knee, the point furthest below the line from the baseline to a point
+    that is not familiar at all and costs ``PERPLEXITY_LOST`` times the baseline's perplexity, on a logarithmic scale
+    (Satopaa et al. 2011, "Finding a 'Kneedle' in a Haystack", with fixed ends, so that it makes no difference how far
+    the settings reach).
+
+    Args:
+        points: the baseline, alpha 0, first.
+        familiarity: wanted at most.
+        perplexity: wanted at most.
     """
     if familiarity is not None:
         reached = [point for point in points if point.familiarity.value <= familiarity]
+        if points[0] in reached:
+            return points[0], True
         if reached:
             return min(reached, key=lambda point: (point.perplexity.value, point.familiarity.value)), True
-        return min(points, key=lambda point: (point.familiarity.value, point.perplexity.value)), False
-    best = frontier(points)
-    known = _scaled([point.familiarity.value for point in best])
-    lost = _scaled([math.log(point.perplexity.value) for point in best])
-    return best[int(np.argmin(known + lost))], True
+        return frontier(points)[0], False
+    usual = points[0]
+    limit = (perplexity or PERPLEXITY_LOST) * usual.perplexity.value
+    affordable = frontier([point for point in points if point.perplexity.value <= limit])
+    if perplexity is not None:
+        return affordable[0], True
+
+    def above_corner(point: Point) -> float:
+        left = point.familiarity.value / usual.familiarity.value
+        return left + math.log(point.perplexity.value / usual.perplexity.value) / math.log(PERPLEXITY_LOST)
+
+    return min((usual, *affordable), key=above_corner), True
 
 
-def _scaled(values: Sequence[float]) -> NDArray[np.float64]:
-    array = np.asarray(values)
-    span = np.ptp(array)
-    return (array - array.min()) / span if span else np.zeros_like(array)
-
-
-def _objective(familiarity: float | None) -> str:
-    if familiarity is None:
-        return "the knee of familiarity against retained perplexity"
-    return f"the least retained perplexity at a familiarity of at most {familiarity:g}"
+def _objective(config: CalibrateConfig) -> str:
+    if config.familiarity is not None:
+        return f"the least retained perplexity at a familiarity of at most {config.familiarity:g}"
+    if config.perplexity is not None:
+        return f"the least familiarity within {config.perplexity:g} times the baseline's retained perplexity"
+    return f"the knee between the baseline and no familiarity at {PERPLEXITY_LOST:g} times its retained perplexity"

@@ -39,6 +39,7 @@ from generic_logits.evaluation.parts import (
 from generic_logits.evaluation.report import SCHEMA, Report
 from generic_logits.evaluation.subject import Subject
 from generic_logits.evaluation.verdict import reach_verdict
+from generic_logits.text.corpus import Corpus
 from generic_logits.text.prompts import save_prompts
 from generic_logits.training.run import OutputFolder, leaving_no_trace
 
@@ -80,11 +81,11 @@ class EvaluateConfig:
 
 def evaluate(
     models: Sequence[Candidate | str | Path],
-    material: Material | str | Path,
+    material: Material | str | Path | Corpus,
     output: str | Path,
     *,
     gold: str | Path | None = None,
-    retain: Sequence[str | Path] = (),
+    retain: Sequence[str | Path | Corpus] = (),
     judge: Judge | None = None,
     config: EvaluateConfig | None = None,
     resume: bool = False,

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from generic_logits.evaluation.attacks.curve import check_prompts
 from generic_logits.evaluation.attacks.prompting import check_wordings
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.text.anchors import Anchors, folded_words
-from generic_logits.text.corpus import Corpora, Document, Texts, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, Document, Texts, open_corpus
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
@@ -106,12 +107,12 @@ class Material:
 
 
 def gather_material(
-    forget: Source,
+    forget: Source | Corpus,
     *,
-    retain: Sequence[Source] = (),
-    held_out: Source | None = None,
-    unread: Source | None = None,
-    unrelated: Source | None = None,
+    retain: Sequence[Source | Corpus] = (),
+    held_out: Source | Corpus | None = None,
+    unread: Source | Corpus | None = None,
+    unrelated: Source | Corpus | None = None,
     anchors: Source | Sequence[str] | None = None,
     prompts: Source | None = None,
     hints: Source | None = None,
@@ -138,15 +139,19 @@ def gather_material(
         seed: of everything random.
 
     Raises:
-        InputError: a file that is missing or bad, a text in which nothing can be found, terms that it does not hold, or
-            a wording whose name is taken.
+        InputError: a file that is missing or bad, or given as two texts that have to differ; a text in which nothing
+            can be found, terms that it does not hold, or a wording whose name is taken.
     """
     check_wordings(wordings)
     counts = counts or Counts()
     corpora = {"forget": open_corpus(forget)}
     optional = {"held_out": held_out, "unread": unread, "unrelated": unrelated}
     corpora |= {name: open_corpus(path) for name, path in optional.items() if path is not None}
-    retained = dict(zip(_names(retain), map(open_corpus, retain), strict=True))
+    kept = [open_corpus(path) for path in retain]
+    retained = dict(zip(_names([corpus.name for corpus in kept]), kept, strict=True))
+    as_retain = [("retain", corpus) for corpus in kept]
+    check_distinct([(name, corpus) for name, corpus in corpora.items() if name != "unrelated"] + as_retain)
+    check_distinct([(name, corpus) for name, corpus in corpora.items() if name != "unread"])
     texts = {name: sample_text(corpus, counts.characters) for name, corpus in corpora.items()}
     text = texts["forget"]
     terms = find_terms(anchors, corpora["forget"], retained.values(), text, seed)
@@ -180,6 +185,25 @@ def gather_material(
             **({"wordings": {name: describe_file(path) for name, path in wordings.items()}} if wordings else {}),
         },
     )
+
+
+def check_distinct(corpora: Sequence[tuple[str, Corpus]]) -> None:
+    """Refuse a text that is given as two things, or twice as one: no figure of it would mean anything.
+
+    Args:
+        corpora: each with what it is given as; two of one kind may share files, as a folder and a file in it do.
+
+    Raises:
+        InputError: a file is in corpora of two kinds, by its bytes, or two of one kind are the same.
+    """
+    for (kind, corpus), (other_kind, other) in combinations(corpora, 2):
+        here, there = ({file["sha256"]: file["file"] for file in each.files} for each in (corpus, other))
+        shared = [digest for digest in here if digest in there]
+        if shared and (kind != other_kind or here.keys() == there.keys()):
+            first, second = here[shared[0]], there[shared[0]]
+            got = first if first == second else f"{first}, which is the same as {second}"
+            twice = f"{kind} and as {other_kind}" if kind != other_kind else f"{kind} twice"
+            raise InputError(f"another text as {other_kind}", f"{got}, as {twice}", "leave one out")
 
 
 def sample_text(corpus: Texts, characters: int) -> str:
@@ -221,10 +245,10 @@ def _pieces(documents: Iterable[Document], starts: Sequence[int]) -> Iterator[st
         behind += len(document.text)
 
 
-def _names(paths: Sequence[Source]) -> list[str]:
+def _names(paths: Sequence[str]) -> list[str]:
     """A short name for each corpus: its file's, or the whole path where that would stand twice."""
-    short = [Path(path).name.split(".")[0] or str(path) for path in paths]
-    return [name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True)]
+    short = [Path(path).name.split(".")[0] or path for path in paths]
+    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
 def find_terms(

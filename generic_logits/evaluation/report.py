@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 
 from generic_logits._files import replace_file
-from generic_logits.errors import InputError, OutputError
+from generic_logits.errors import InputError, OutputError, one_line
 
 SCHEMA = 1
 FILES = ("report.json", "report.md", "report.html")
@@ -119,7 +119,7 @@ def _check(data: Any) -> None:
     problem = jsonschema.exceptions.best_match(_validator().iter_errors(data))
     if problem:
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.absolute_path)
-        raise _faulty(f"{problem.message[:200]} at {place or 'the top'}")
+        raise _faulty(f"{one_line(problem.message)} at {place or 'the top'}")
     try:
         json.dumps(data, allow_nan=False)
     except ValueError as error:

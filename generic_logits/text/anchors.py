@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jsonschema
 
 from generic_logits._files import replace_file
-from generic_logits.errors import InputError, OutputError
+from generic_logits.errors import InputError, OutputError, one_line
 
 Kind = Literal["person", "place", "group", "thing", "word"]
 Gender = Literal["female", "male"]
@@ -142,7 +142,8 @@ class Anchors(Sequence[Anchor]):
         problem = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(SCHEMA).iter_errors(data))
         if problem:
             place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in problem.absolute_path)
-            raise InputError(f"anchors of schema 1 in {path}", f"{problem.message} at {place or 'the top'}", "mend it")
+            got = f"{one_line(problem.message)} at {place or 'the top'}"
+            raise InputError(f"anchors of schema 1 in {path}", got, "mend it")
         entries = [Anchor(**{**entry, "translations": tuple(entry["translations"])}) for entry in data["anchors"]]
         return cls(entries, comment=data.get("comment", ""))
 

@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast
 
-from generic_logits.errors import CorpusError, StorageError
+from generic_logits.errors import CorpusError, StorageError, one_line
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 _STDIN = "standard input"
@@ -433,7 +433,7 @@ def _parquet_rows(source: _Source, text_field: str) -> Iterator[tuple[int, str]]
             kind = file.schema_arrow.field(text_field).type if text_field in names else None
             batches = file.iter_batches(batch_size=16, columns=[text_field], use_threads=False)
         except (pyarrow.ArrowException, OSError) as error:
-            raise CorpusError(wanted, f"{source.name}: {_one_line(error)}", remedy) from error
+            raise CorpusError(wanted, f"{source.name}: {one_line(str(error))}", remedy) from error
         if kind is None:
             raise _no_such_field(source.name, names, text_field)
         plain = kind.value_type if types.is_dictionary(kind) else kind
@@ -445,7 +445,7 @@ def _parquet_rows(source: _Source, text_field: str) -> Iterator[tuple[int, str]]
             try:
                 batch = next(batches, None)
             except (pyarrow.ArrowException, OSError) as error:
-                raise CorpusError(wanted, f"{source.name}: {_one_line(error)}", remedy) from error
+                raise CorpusError(wanted, f"{source.name}: {one_line(str(error))}", remedy) from error
             if batch is None:
                 return
             for value in batch.column(0):
@@ -456,10 +456,6 @@ def _parquet_rows(source: _Source, text_field: str) -> Iterator[tuple[int, str]]
                     got = f"{source.name} with byte 0x{error.object[error.start]:02x} at offset {error.start} "
                     raise CorpusError("UTF-8 text", f"{got}of row {number}", remedy) from error
                 yield number, text or ""
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _refuse_nul(source: _Source, chunk: bytes, offset: int) -> None:

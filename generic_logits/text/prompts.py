@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from generic_logits._files import replace_file
-from generic_logits.errors import CorpusError, OutputError
+from generic_logits.errors import CorpusError, OutputError, one_line
 from generic_logits.text.anchors import Anchor
 from generic_logits.text.corpus import encode_prompt
 from generic_logits.text.translation import Translator
@@ -48,13 +48,15 @@ def load_prompts(path: str | Path, *, targets: bool = True) -> list[Prompt]:
     except OSError as error:
         raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorpusError(wanted, f"{path}: {error!r}", "mend the file") from error
+        raise CorpusError(wanted, f"{path}: {one_line(repr(error))}", "mend the file") from error
     if not prompts:
         raise CorpusError(wanted, f"an empty one in {path}", "mend the file")
     for number, each in enumerate(prompts, start=1):
         texts = isinstance(each.prompt, str) and isinstance(each.target, str)
         if not (texts and each.prompt and (each.target or not targets)):
-            raise CorpusError(f"two texts in each entry of {path}", f"{each} as number {number}", "mend the file")
+            raise CorpusError(
+                f"two texts in each entry of {path}", f"{one_line(str(each))} as number {number}", "mend the file"
+            )
     return prompts
 
 
