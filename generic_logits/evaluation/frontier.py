@@ -95,7 +95,7 @@ def draw_frontier(points: Sequence[Drawn], chosen: Drawn, best: Sequence[Drawn])
     view = f"0 {18 - upwards} {_WIDTH} {_HEIGHT - 18 + upwards}"
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{view}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor">'
+        f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor" style="color:#111;background:#fff">'
         f'<title>{escape(title)}</title><text x="{_LEFT}" y="{38 - upwards}" font-size="13">{escape(title)}</text>'
         f'<clipPath id="plot"><rect {plot}/></clipPath>{"".join(names)}{"".join(_axes(x, y, right, low, high))}'
         f'<g clip-path="url(#plot)">{"".join(marks)}</g></svg>\n'
