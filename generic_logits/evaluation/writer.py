@@ -25,6 +25,7 @@ PARAPHRASE = "paraphrase"
 INSTRUCTIONS_VERSION = 1  # to be raised with every change of the three: answers to the old ones are asked anew
 _PASSAGE = 600  # characters
 _QUESTION, _ANSWER, _ANSWER_WORDS = 300, 100, 10  # characters, characters, words
+_COPIED = 3  # words that an answer and the instruction share only if it was copied
 _OVER = re.compile(r"[.…_!?。！？][\"'“”’»」』)\]]*$")  # the end of a sentence, or a gap
 # Behind these nothing needs a space: what opens a bracket or a quotation, elided words (l'), punctuation of full width.
 _OPEN = re.compile(r"""([(\[{„“‘¿¡、，：；「『（《]|([^\W_sS]|\b[sS])['’]|^[^"]*"([^"]*"[^"]*")*)$""")
@@ -143,7 +144,15 @@ class Writer:
         told = files("generic_logits.evaluation").joinpath(f"{kind}.md").read_text(encoding="utf-8")
         about = {"instructions": kind, "instructions_version": INSTRUCTIONS_VERSION}
         form = Form(kind, dict.fromkeys(longest, TEXT), longest, about)
-        questions = [Question(told.format(**words(each)), words(each), partial(read, each)) for each in asked]
+        first = next(iter(longest))
+
+        def check(each: _Asked, answer: Answer) -> Prompt:
+            own = told.format(**{name: text if name == "language" else "" for name, text in words(each).items()})
+            if len(folded_words(answer[first])) >= _COPIED and _names(own, answer[first]):
+                raise ValueError(f"the {first} is copied from the instruction")
+            return read(each, answer)
+
+        questions = [Question(told.format(**words(each)), words(each), partial(check, each)) for each in asked]
         answers = self._model.try_to_ask(questions, form, title=title)
         pairs = zip(asked, answers, strict=True)
         prompts = tuple(read(each, answer) for each, answer in pairs if isinstance(answer, dict))
