@@ -77,8 +77,9 @@ def graded_as(wanted: Callable[[Graded], int]) -> Callable[[int, dict[str, Any]]
     return script
 
 
-def judge(endpoint: Endpoint, folder: Path) -> ModelJudge:
-    return ModelJudge(endpoint.url, about="the user's own book", terms=["Mira Voss"], cache=folder, retries=0)
+def judge(endpoint: Endpoint, folder: Path, model: str | None = None) -> ModelJudge:
+    about = "the user's own book"
+    return ModelJudge(endpoint.url, about=about, terms=["Mira Voss"], model=model, cache=folder, retries=0)
 
 
 def rows(record: dict[str, Any]) -> dict[tuple[str, str, str], tuple[float, float, int]]:
@@ -117,6 +118,13 @@ def test_a_model_is_asked_about_the_demos_book_and_compared_with_hand_and_rules(
     assert not any("say little" in sentence for sentence in record["sentences"])
     judges_on_record(judge(endpoint, tmp_path))
     assert len(endpoint.questions) == 94
+
+
+def test_a_model_that_is_called_as_the_rules_are_is_told_from_them(endpoint, tmp_path):
+    endpoint.script = graded_as(lambda item: item.grade)
+    found = rows(judges_on_record(judge(endpoint, tmp_path, model="rules")))
+    assert found["model rules", "hand", "all"] == (1.0, 1.0, 94)
+    assert found["rules", "hand", "all"][0] < 1
 
 
 def test_a_model_that_grades_against_the_hand_is_told(endpoint, tmp_path):

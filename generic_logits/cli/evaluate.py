@@ -272,7 +272,7 @@ def _show(report: Report, output: Path) -> None:
     for attack in data["attacks"].values():
         for sentence in shortened(attack):
             print(f"{attack['title']}: {sentence}")
-    print(" ".join(data["judges"]["sentences"]), end="\n\n")
+    print("\n".join(data["judges"]["sentences"]), end="\n\n")
     verdict = data["verdict"]
     for sentence in verdict["sentences"]:
         print(f"* {sentence}")

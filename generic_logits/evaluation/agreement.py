@@ -111,9 +111,11 @@ def judges_on_record(judge: Judge) -> dict[str, Any]:
     items = hand_graded()
     grades = {HAND: [each.grade for each in items], RuleJudge.name: _grades(demo_rules(), items)}
     pairs = [(RuleJudge.name, HAND)]
+    used = judge.name
     if isinstance(judge, ModelJudge):
-        grades[judge.name] = _grades(judge.asked_about(world.ABOUT, terms=world.names()), items)
-        pairs += [(judge.name, HAND), (judge.name, RuleJudge.name)]
+        used = f"model {used}" if used in grades else used
+        grades[used] = _grades(judge.asked_about(world.ABOUT, terms=world.names()), items)
+        pairs += [(used, HAND), (used, RuleJudge.name)]
     chosen = {
         ALL: range(len(items)),
         "small": [at for at, each in enumerate(items) if each.by != _WRITTEN],
@@ -125,7 +127,7 @@ def judges_on_record(judge: Judge) -> dict[str, Any]:
         for one, other in pairs
         for group, places in chosen.items()
     ]
-    return {"used": judge.name, "agreement": rows, "sentences": _in_words(judge.name, rows)}
+    return {"used": used, "agreement": rows, "sentences": _in_words(used, rows)}
 
 
 def _grades(judge: Judge, items: Sequence[Graded]) -> list[int]:
