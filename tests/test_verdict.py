@@ -59,6 +59,14 @@ def test_knowledge_that_an_attack_brings_back_is_told_with_gold_beside_it():
     assert "Quantisation" not in told
 
 
+def test_a_tiny_figure_under_attack_is_told_in_words():
+    report = example()
+    for point in report["attacks"]["relearning"]["curves"]["gold"]:
+        point.update(value=7e-05, low=0.0, high=1e-4)
+    told = warnings_on(report, "gradient ascent")
+    assert "gold under 0.001, baseline 0.312" in told and "e-05" not in told
+
+
 def test_gold_relearns_as_well_and_that_is_no_return():
     report = example()
     curves = report["attacks"]["relearning"]["curves"]

@@ -405,15 +405,15 @@ class _Judge:
             return None
         worst, x = max(drawn, key=lambda each: each[0].value)
         known = [
-            f"{reference} {abs(curve[x].value):.3g}"
+            f"{reference} {_short(abs(curve[x].value))}"
             for reference, curve in (("gold", gold), ("baseline", baseline))
             if x in curve
         ]
         compared = ", ".join(known) or "nothing to compare it with"
         change = (
-            f"from {abs(start.value):.3g} to {abs(worst.value):.3g}"
+            f"from {_short(abs(start.value))} to {_short(abs(worst.value))}"
             if worst.above(start)
-            else f"{abs(worst.value):.3g}"
+            else _short(abs(worst.value))
         )
         what = "comes back" if worst.above(start) else "is found"
         warning = (
@@ -546,6 +546,10 @@ def _of(count: int, total: int) -> str:
     if total == 1:
         return "the one measure"
     return f"all {total} measures" if count == total else f"{count} of {total} measures"
+
+
+def _short(value: float) -> str:
+    return "under 0.001" if 0 < value < 0.001 else f"{value:.3g}"
 
 
 def _counted(count: int, what: str) -> str:
