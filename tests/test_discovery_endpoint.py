@@ -220,7 +220,7 @@ def test_a_passage_that_is_too_long_is_not_asked_otherwise(endpoint, config):
 def test_what_is_refused_in_every_form_is_told_in_the_endpoints_words(endpoint, config):
     endpoint.script = lambda number, body: fault(400, "the content\nfilter was triggered " + "x" * 500)
     with pytest.raises(
-        InputError, match=r"got HTTP 400: the content filter was triggered x+\.\.\.; mend what it"
+        InputError, match=r"got HTTP 400: the content filter was triggered x+ \.\.\. x+; mend what it"
     ) as caught:
         ask_language_model(book(1), config())
     assert len(endpoint.questions) == 3 and len(str(caught.value)) < 400 and "\n" not in str(caught.value)

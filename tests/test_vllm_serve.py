@@ -201,7 +201,7 @@ def test_a_report_on_a_server_leaves_out_what_needs_the_model(client, pair, path
     assert figures["alpha 0.0"]["perplexity_retained"] != figures["alpha 8.0"]["perplexity_retained"]
     assert "kl_retained" not in figures["alpha 8.0"] and "extraction_strength" not in figures["alpha 8.0"]
     assert [*data["attacks"]] == ["role_play"]
-    assert "Quantisation" in data["left_out"]["alpha 8.0"]
+    assert "Quantisation" in data["left_out"][""]  # for the same reason of both
 
 
 # --- the command line -------------------------------------------------------------------------------------------------
