@@ -125,6 +125,30 @@ def test_the_distance_from_gold_is_that_of_golds_distributions_on_the_work(root,
     assert report.data["figures"]["baseline"]["kl_gold"]["value"] == pytest.approx(expected, rel=1e-6)
 
 
+def test_twice_the_prompts_and_passages_are_twice_the_work(root, material, tmp_path):
+    class Counting(LocalSubject):
+        rows = 0
+
+        def complete(self, prompts: Any, **options: Any) -> list[str]:
+            self.rows += len(prompts)
+            return super().complete(prompts, **options)
+
+        def log_probs(self, sequences: Any) -> Any:
+            self.rows += len(sequences)
+            return super().log_probs(sequences)
+
+    several = ("prompts", "hints", "passages")
+    twice = replace(material, **{name: [*getattr(material, name)] * 2 for name in several}, retain={}, unread="")
+    once = replace(twice, **{name: getattr(material, name) for name in several})
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=("hint", "few_shot", "reword", "leak_at_k"))
+    rows = []
+    for asked in (once, twice):
+        subject = Counting("one", load_model(root / "baseline"), load_tokenizer(root / "baseline"))
+        evaluate([given(subject, fingerprint="one")], asked, tmp_path / str(len(rows)), config=config)
+        rows.append(subject.rows)
+    assert rows[1] == 2 * rows[0] > 100
+
+
 def test_every_attack_has_a_curve_of_every_model_beside_golds(report):
     attacks = report.data["attacks"]
     assert [*attacks] == ["hint", "quantization", "leak_at_k"]

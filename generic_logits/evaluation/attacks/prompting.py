@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import islice
 from random import Random
 from types import MappingProxyType
 from typing import Any
@@ -111,11 +112,14 @@ def few_shot(
     """
     check_prompts(prompts)
     draw = Random(seed)
+    deck = draw.sample(prompts, len(prompts))
     examples = []
     for prompt in prompts:
-        of_others = [other.prompt + other.target for other in prompts if other is not prompt]
-        usable = [example for example in of_others if not _places(example, prompt.target)]
-        examples.append(draw.sample(usable, len(usable)))
+        start = draw.randrange(len(deck))
+        others = (deck[(start + step) % len(deck)] for step in range(len(deck)))
+        texts = (other.prompt + other.target for other in others if other is not prompt)
+        usable = (text for text in texts if not _places(text, prompt.target))
+        examples.append(list(islice(usable, max(shots, default=0))))
     leads = [["".join(f"{example}\n" for example in own[:n][::-1]) for own in examples] for n in shots]
     return [_ask(subject, n, prompts, of_all, context, score) for n, of_all in zip(shots, leads, strict=True)]
 
