@@ -23,7 +23,7 @@
     document.getElementById("contents").append(h("li", null, h("a", { href: `#${id}` }, title)));
     const heading = h("h2", { id: `${id}-title` }, title);
     const section = h("section", { id, "aria-labelledby": `${id}-title`, tabindex: -1 }, heading, about && h("p", null, about));
-    section.append(...children);
+    fill(section, null, children);
     main.append(section);
   }
 
