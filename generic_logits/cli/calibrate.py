@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from generic_logits.cli import options as o
-
-if TYPE_CHECKING:
-    from generic_logits.evaluation.figures import Figure
 
 EXAMPLE = (
     "Example: generic-logits calibrate ./baseline --reinforced ./reinforced --forget book.txt --retain ./others "
@@ -84,11 +81,6 @@ def run(
         o.print_json(json.loads((output / "calibration.json").read_text(encoding="utf-8")))
         return
     first, chosen = found.points[0], found.chosen
-
-    def familiar(figure: Figure) -> str:
-        value, low, high = (f"{each:.3f}".lstrip("0") for each in (figure.value, figure.low, figure.high))
-        return f"{value} [{low}, {high}]"
-
     rows = [
         [
             f"{'>' if point is chosen else ' '} {point.space if point is not first else 'baseline'}",
