@@ -94,6 +94,7 @@ def test_a_wanted_perplexity_gives_the_least_familiar_point_within_it():
 def test_with_neither_the_knee_is_chosen():
     assert choose(CURVE) == (CURVE[3], True)
     assert choose([BASELINE]) == (BASELINE, True)
+    assert choose([point(0.0, 50.0, 0.0), point(0.0, 49.0)])[0].alpha == 0, "nothing is left to forget"
     assert choose([BASELINE, point(0.1, 62.6)]) == (BASELINE, True), "1.25 times the baseline's is too much"
 
 

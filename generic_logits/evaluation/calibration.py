@@ -399,6 +399,9 @@ def choose(
     if perplexity is not None:
         return affordable[0], True
 
+    if not usual.familiarity.value:
+        return usual, True
+
     def above_corner(point: Point) -> float:
         left = point.familiarity.value / usual.familiarity.value
         return left + math.log(point.perplexity.value / usual.perplexity.value) / math.log(PERPLEXITY_LOST)
