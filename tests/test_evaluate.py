@@ -539,6 +539,24 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
     ]
 
 
+def test_the_command_reads_every_corpus_from_another_field(root, tmp_path, capsys):
+    words = ["--no-attacks"]
+    for number, name in enumerate(("forget", "retain", "held-out", "unread", "unrelated")):
+        lines = folders.prose(60 if name == "forget" else 30, seed=10 * number).split(". ")
+        file = folders.text_file(
+            tmp_path / f"{name}.jsonl", "".join(json.dumps({"body": line, "text": 1}) + "\n" for line in lines)
+        )
+        words += [f"--{name}", str(file)]
+    assert run(command(root, tmp_path / "out", *words)) == 2
+    assert "wanted a string in the field 'text'" in capsys.readouterr().err
+    assert run(command(root, tmp_path / "out", *words, "--text-field", "body", "--join")) == 0
+    capsys.readouterr()
+    sources = Report.load(tmp_path / "out").data["sources"]
+    opened = [sources["forget"], sources["held_out"], sources["unread"], sources["unrelated"]]
+    for (file,) in (*opened, *sources["retain"].values()):
+        assert file["text_field"] == "body" and file["joined"] is True
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120, 250])
 def test_the_table_shows_intervals_and_what_lies_above_gold_and_breaks_no_number(capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", str(columns))
