@@ -30,6 +30,7 @@ from generic_logits.evaluation.attacks import ATTACKS
 from generic_logits.evaluation.candidates import Candidate, checkpoint, given, pair, read_candidate, server
 from generic_logits.evaluation.judge import ModelJudge, RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material, spread_pieces
+from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.evaluation.parts import PARTS
 from generic_logits.evaluation.subject import LocalSubject
 from generic_logits.evaluation.utility import block_divergences
@@ -267,6 +268,23 @@ def test_a_model_alone_is_measured_without_references(root, material, tmp_path):
     assert "privleak" not in figures and "kl_retained" not in figures and "familiarity_probability" in figures
     assert "one" not in alone.data["left_out"]
     assert all(point["above_gold"] is None for point in alone.data["attacks"]["hint"]["curves"]["one"])
+
+
+def test_without_gold_the_baseline_shows_how_much_anybody_knows_of_unread_text(root, material, report, tmp_path):
+    made = [*candidates(root)[:2], checkpoint("other", root / "gold")]
+    config = replace(SMALL, attacks=())
+    alone = evaluate(made, material, tmp_path / "out", config=config).data
+    unread = evaluate(
+        made[:1], replace(material, passages=cut_passages(material.unread, 4)), tmp_path / "unread", config=config
+    ).data
+    measures = ("verbmem_rouge_l", "extraction_strength", "exact_memorization")
+    assert alone["floors"] == {name: unread["figures"]["baseline"][name] for name in measures}
+    assert alone["floors"] != {name: alone["figures"]["baseline"][name] for name in measures}
+    assert alone["verdict"] == reach_verdict(alone) and report.data["floors"] == {}
+    nothing = evaluate(made[:1], replace(material, unread=""), tmp_path / "nothing", config=config).data
+    assert nothing["floors"] == {} and "floors without a gold model" in nothing["left_out"][""]
+    short = evaluate(made[:1], replace(material, unread="too few words"), tmp_path / "short", config=config).data
+    assert short["floors"] == {} and "too little text" in str(short["left_out"])
 
 
 def test_a_corpus_is_enough_to_ask_about(root, tmp_path):

@@ -137,6 +137,69 @@ def test_without_gold_nothing_is_like_gold():
     assert "gold" not in str(verdict["by_model"]).replace("gold's", "")
 
 
+def with_gold_as_an_ordinary_model(**floors: float) -> dict[str, Any]:
+    """Of a reader who has no gold model; one of the models never read the text, and is not known as such."""
+    report = example()
+    for model in report["models"]:
+        model["role"] = "" if model["role"] == "gold" else model["role"]
+    for attack in report["attacks"].values():
+        for point in (point for curve in attack["curves"].values() for point in curve):
+            point["above_gold"] = None
+    return report | {"floors": {measure: figure(value, 64) for measure, value in floors.items()}}
+
+
+@pytest.mark.parametrize("floors", [{}, {"verbmem_rouge_l": 0.14, "extraction_strength": 0.05}])
+def test_without_gold_a_model_that_never_read_the_text_is_said_to_know_little(floors):
+    v = verdict_on(with_gold_as_an_ordinary_model(**floors), "gold")
+    assert (v["forgetting"], v["ability"], v["warnings"]) == ("most", "kept", [])
+
+
+def test_without_gold_a_measure_that_has_no_floor_is_not_counted_and_that_is_said():
+    report = with_gold_as_an_ordinary_model(extraction_strength=0.05)
+    report["figures"]["distilled"]["verbmem_rouge_l"] = report["figures"]["baseline"]["verbmem_rouge_l"]
+    verdict = reach_verdict(report)
+    assert verdict["by_model"]["distilled"]["forgetting"] == "most"
+    told = "\n".join(verdict["sentences"])
+    assert "shows of text that it never read: Extraction strength 0.050. For familiarity, 0 does." in told
+    assert "is not known without a gold model: Verbatim continuation (ROUGE-L)." in told
+
+
+def test_without_gold_a_measure_counts_by_what_the_baseline_shows_of_unread_text():
+    report = with_gold_as_an_ordinary_model(verbmem_rouge_l=0.14, extraction_strength=0.05)
+    report["figures"]["distilled"]["extraction_strength"] = figure(0.3, 64)
+    v = verdict_on(report, "distilled")
+    assert v["forgetting"] == "part"
+    assert "Extraction strength: 0.300 (baseline 0.381, on unread text 0.050)" in v["forgotten"]
+    assert "silent, not forgotten" in warnings_on(report, "distilled")
+
+
+def test_two_texts_differ_so_a_floor_near_the_baseline_counts_nothing():
+    report = with_gold_as_an_ordinary_model(verbmem_rouge_l=0.5, extraction_strength=0.05)
+    report["figures"]["gold"]["verbmem_rouge_l"] = figure(0.69, 64)
+    verdict = reach_verdict(report)
+    assert verdict["by_model"]["gold"]["forgetting"] == "most"
+    assert "hardly more of the text than of unread text: Verbatim continuation (ROUGE-L)." in str(verdict["sentences"])
+
+
+def test_without_gold_text_that_repeats_itself_is_no_loss_of_ability():
+    report = with_gold_as_an_ordinary_model()
+    report["figures"]["distilled"] |= {"repetition": figure(0.4, 64), "distinct_bigrams": figure(0.4, 64)}
+    report["figures"]["distilled"]["perplexity_retained"] = figure(107, 64)
+    assert verdict_on(report, "distilled")["ability"] == "reduced"
+    report["models"][1]["role"] = "gold"
+    assert verdict_on(report, "distilled")["ability"] == "lost"
+
+
+def test_without_gold_a_fifth_of_the_baseline_is_too_much_for_most_forgotten_and_half_of_it_after_fine_tuning():
+    for value, told in ((0.05, ()), (0.1, ("hints",)), (0.17, ("hints", "relearning"))):
+        report = with_gold_as_an_ordinary_model()
+        for attack in ("hints", "relearning"):
+            report["attacks"][attack]["curves"]["distilled"][-1].update(figure(value, 120))
+        warnings = warnings_on(report, "distilled")
+        titles = {"hints": "“Longer hints” knowledge", "relearning": "“Relearning” knowledge"}
+        assert {name for name, title in titles.items() if title in warnings} == {*told}, value
+
+
 def test_it_is_said_plainly_that_fine_tuning_brings_the_text_back():
     hidden = "Fine-tuning brings the text back (“Relearning”): it was hidden, not forgotten."
     report = example()

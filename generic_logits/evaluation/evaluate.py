@@ -35,6 +35,7 @@ from generic_logits.evaluation.parts import (
     Setting,
     describe_measure,
     figures_of,
+    floors_of,
 )
 from generic_logits.evaluation.report import SCHEMA, Report
 from generic_logits.evaluation.subject import Subject
@@ -229,8 +230,8 @@ class _Run:
         return self._assemble(judges)
 
     def _answer(self, candidate: Candidate, subject: Subject, name: str, part: Part) -> None:
-        if candidate is {"distance": self._baseline, "gold_distance": self._gold}.get(name, self):
-            return  # from itself
+        if not self._concerns(candidate, name):
+            return
         key = self._key(candidate, name)
         entry = self._store.find(key)
         if entry is None:
@@ -248,6 +249,11 @@ class _Run:
             self._left_out[candidate.name][name] = answer["left_out"]
         else:
             self._answers[candidate.name][name] = answer
+
+    def _concerns(self, candidate: Candidate, name: str) -> bool:
+        if name == "unread":  # in gold's place
+            return candidate is self._baseline and not self._gold
+        return candidate is not {"distance": self._baseline, "gold_distance": self._gold}.get(name)  # from itself
 
     def _key(self, candidate: Candidate, name: str) -> dict[str, Any]:
         config = self._config
@@ -272,7 +278,9 @@ class _Run:
 
     def _assemble(self, judges: Mapping[str, Any]) -> dict[str, Any]:
         config, material = self._config, self._material
-        of_gold = self._answers.get(self._gold.name, {}) if self._gold else {}
+        of_gold, of_baseline = (
+            self._answers.get(each.name, {}) if each else {} for each in (self._gold, self._baseline)
+        )
         figures = {
             name: {measure: asdict(figure) for measure, figure in figures_of(answers, of_gold, config.seed).items()}
             for name, answers in self._answers.items()
@@ -287,6 +295,7 @@ class _Run:
             "models": [candidate.describe() for candidate in self._candidates],
             "measures": {measure: describe_measure(measure) for measure in measures},
             "figures": figures,
+            "floors": {name: asdict(figure) for name, figure in floors_of(of_baseline, config.seed).items()},
             "attacks": self._attacks(),
             "completions": self._completions(),
             "judges": judges,

@@ -22,6 +22,7 @@ from generic_logits.evaluation.material import Material, spread_pieces
 from generic_logits.evaluation.membership import bootstrap_area, bootstrap_privleak, membership_scores
 from generic_logits.evaluation.memorization import (
     closeness_to_one,
+    cut_passages,
     draw_wrong_targets,
     exact_memorization,
     extraction_strength,
@@ -126,15 +127,33 @@ def _completion(subject: Subject, setting: Setting) -> Answer:
 
 
 def _verbatim(subject: Subject, setting: Setting) -> Answer:
-    return {"scores": verbmem_scores(subject, setting.material.passages, new_tokens=setting.new_tokens)}
+    return _continued(subject, setting.material.passages, setting)
+
+
+def _continued(subject: Subject, passages: Sequence[tuple[str, str]], setting: Setting) -> Answer:
+    return {"scores": verbmem_scores(subject, passages, new_tokens=setting.new_tokens)}
 
 
 def _greedy(subject: Subject, setting: Setting) -> Answer:
-    matches = greedy_matches(subject, setting.material.passages)
+    return _recited(subject, setting.material.passages)
+
+
+def _recited(subject: Subject, passages: Sequence[tuple[str, str]]) -> Answer:
+    matches = greedy_matches(subject, passages)
     return {
         "extraction_strength": [extraction_strength(each) for each in matches],
         "exact_memorization": [exact_memorization(each) for each in matches],
     }
+
+
+def _unread(subject: Subject, setting: Setting) -> Answer:
+    """What is continued and recited of unread text, by measure; a server cannot recite."""
+    material = setting.material
+    passages = [each for each in cut_passages(material.unread, len(material.passages)) if each[1].strip()]
+    if not passages:
+        raise MeasureError("a passage of unread text", "too little text", "give more")
+    found = {"verbmem_rouge_l": _continued(subject, passages, setting)["scores"]}
+    return found if subject.model is None else {**found, **_recited(subject, passages)}
 
 
 def _questions(subject: Subject, setting: Setting) -> Answer:
@@ -238,6 +257,13 @@ PARTS: Mapping[str, Part] = MappingProxyType(
         "greedy": Part("extraction", _greedy),
         "questions": Part(
             "questions", _questions, _no("question file", lambda of: of.questions, "--questions, --writer")
+        ),
+        "unread": Part(
+            "floors without a gold model",
+            _unread,
+            lambda setting: (
+                "" if setting.gold else _no("gold model or unread text", lambda of: of.unread, "--unread")(setting)
+            ),
         ),
         "truth": Part("truth ratio", _truth),
         "membership": Part("membership", _membership, _no("unread text", lambda of: of.unread, "--unread")),
@@ -384,6 +410,11 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         ),
     }
 )
+
+
+def floors_of(answers: Mapping[str, Answer], seed: int) -> dict[str, Figure]:
+    """What a baseline's answers say of text that it never read, by measure, see ``figures_of``."""
+    return {name: bootstrap(scores, seed=seed) for name, scores in answers.get("unread", {}).items()}
 
 
 def figures_of(answers: Mapping[str, Answer], gold: Mapping[str, Answer], seed: int) -> dict[str, Figure]:

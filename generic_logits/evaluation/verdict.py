@@ -1,11 +1,13 @@
 """From figures and attacks to a verdict in plain sentences that claims no more than was measured.
 
 **Forgotten.** A measure of knowledge (of the groups "familiarity" and "memorisation") counts if it tells the baseline
-from the gold model: their intervals are apart. Without a gold model it counts if the baseline's interval is above 0. A
-model forgot on it if its interval lies below the baseline's. The share forgotten is (baseline - model) / (baseline -
-gold), with 0 in gold's place where there is none. The model is at gold's level if its interval reaches gold's, and its
-value does, too, or the share is at least ``MOST``: few items, and so a wide interval, are no proof. All measures have
-to agree, as an attacker takes the weakest place:
+from the gold model: their intervals are apart. Without a gold model another floor has to stand in its place: 0 for
+familiarity, and for ``FLOORED`` measures, by which any model knows something of any text, what the baseline shows of
+unread text. They count where the baseline shows ``OUTSTANDING`` times that of the text, as two texts differ by less,
+and not at all without unread text. A model forgot on a measure if its interval lies below the baseline's. The share
+forgotten is (baseline - model) / (baseline - floor). The model is at gold's level if its interval reaches gold's, and
+its value does, too, or the share is at least ``MOST``: few items, and so a wide interval, are no proof. All measures
+have to agree, as an attacker takes the weakest place:
 
 * complete: below the baseline and at gold's level on every measure; needs a gold model
 * most: below the baseline on every measure, and at least ``MOST`` forgotten on each
@@ -20,15 +22,17 @@ the spread between texts. Fluency falls by a measure (repetition, distinct bigra
 the baseline's, intervals apart. Sound small models repeat themselves, too, so one such measure is a reduction; it is a
 loss if both fall, as they do of a model that loops, or if perplexity or harness tasks are reduced as well. The KL does
 not confirm it: two sound trainings lie as far apart. What the gold model has as well, a distance from the baseline or
-text that repeats itself, is no loss.
+text that repeats itself, is no loss; without a gold model such text is a reduction at most, as a baseline that knows
+the text by heart repeats itself less there.
 
 **Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
 probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
-attack (by ``TRACE`` at least; without a gold model, ``RETURNED`` of what the baseline shows), with the word that it
-was hidden and not forgotten where fine-tuning brings back ``RETURNED`` of what tells the baseline from gold; less
-known than gold, or another distance from it, which tells that something was removed; a distance from gold on the work
-that is larger than the baseline's, which tells that something else was put in its place. Of the whole report: few
-items, and a judge of completions that agrees badly with a reader.
+attack (by ``TRACE`` at least; without a gold model, as much of what the baseline shows as is too much for ``MOST``
+forgotten, or ``RETURNED`` of it by fine-tuning, which teaches anybody), with the word that it was hidden and not
+forgotten where fine-tuning brings back ``RETURNED`` of what tells the baseline from gold; less known than gold, or
+another distance from it, which tells that something was removed; a distance from gold on the work that is larger than
+the baseline's, which tells that something else was put in its place. Of the whole report: few items, and a judge of
+completions that agrees badly with a reader.
 """
 
 from __future__ import annotations
@@ -46,14 +50,16 @@ PERPLEXITY_REDUCED, PERPLEXITY_LOST = 1.05, 1.25  # times the baseline's
 KL_REDUCED, KL_LOST = 0.1, 0.5  # nats a token
 FLUENCY_LOST = 0.1  # more repetition or fewer distinct bigrams than the baseline, as a share, intervals apart
 HARNESS_REDUCED, HARNESS_LOST = 0.01, 0.05  # accuracy, mean over tasks
+OUTSTANDING = 1.5  # times what the baseline shows of unread text
 SILENT = 0.5  # share forgotten on another measure, below which silent completions are only silence
 ONE_ANSWER = 0.5  # of the completions that begin alike, or are empty, or repeat one word
 OPENING = 4  # words by which completions are alike
 FEW_COMPLETIONS, FEW_ITEMS = 4, 20  # fewer say little
 TRACE = 0.05  # of what tells the baseline from gold under the same attack; less is no return
-RETURNED = 0.5  # likewise, most of it; where there is no gold model, of the baseline's figure
+RETURNED = 0.5  # likewise, most of it
 
 KNOWLEDGE = ("familiarity", "memorisation")
+FLOORED = ("verbmem_rouge_l", "knowmem_rouge_l", "extraction_strength", "exact_memorization")
 _FINE_TUNING = "relearning"  # how names of attacks that train the model begin
 FORGOT = ("complete", "most")
 CAVEAT = (
@@ -114,6 +120,7 @@ class _Judge:
         self.figures: Mapping[str, Mapping[str, Any]] = report["figures"]
         self.attacks: Mapping[str, Any] = report["attacks"]
         self.completions: Sequence[Mapping[str, Any]] = report["completions"]
+        self.floors: Mapping[str, Mapping[str, Any]] = report.get("floors", {})
         self.judges: Mapping[str, Any] = report.get("judges", {})
         roles = {model["role"]: model["name"] for model in report["models"] if model["role"]}
         self.baseline, self.gold = roles.get("baseline"), roles.get("gold")
@@ -153,6 +160,9 @@ class _Judge:
         figure = self.figure(name, measure)
         return format(figure["value"], self.measures[measure]["format"]) if figure else "not measured"
 
+    def floor_shown(self, measure: str) -> str:
+        return format(self.floors[measure]["value"], self.measures[measure]["format"])
+
     def title(self, measure: str) -> str:
         return str(self.measures[measure]["title"])
 
@@ -163,14 +173,20 @@ class _Judge:
             if about["group"] in KNOWLEDGE and about["better"] != "gold" and (found := self.compare(name, measure))
         ]
 
+    def floor(self, measure: str) -> _Range | None:
+        """What a model shows that never read the text; None where nobody knows."""
+        if self.gold:
+            return self.range(self.gold, measure)
+        if measure in self.floors:
+            return _Range.of(self.floors[measure], self.measures[measure]["better"])
+        return None if measure in FLOORED else _Range(0.0, 0.0, 0.0)
+
     def compare(self, name: str, measure: str) -> _Evidence | None:
-        """None where the measure cannot tell the baseline from gold, or was not taken."""
-        model, baseline = self.range(name, measure), self.range(self.baseline, measure)
-        gold = self.range(self.gold, measure)
-        if not model or not baseline or (self.gold and not gold):
+        """None where the measure cannot tell who read the text, or was not taken."""
+        model, baseline, floor = self.range(name, measure), self.range(self.baseline, measure), self.floor(measure)
+        if not model or not baseline or not floor or not baseline.above(floor):
             return None
-        floor = gold or _Range(0.0, 0.0, 0.0)
-        if not baseline.above(floor):
+        if not self.gold and baseline.value < OUTSTANDING * floor.value:
             return None
         share = (baseline.value - model.value) / (baseline.value - floor.value)
         return _Evidence(
@@ -178,7 +194,7 @@ class _Judge:
             below_baseline=baseline.above(model),
             above_gold=model.above(floor),
             at_gold=not model.above(floor) and (model.value <= floor.high or share >= MOST),
-            below_gold=gold is not None and gold.above(model),
+            below_gold=self.gold is not None and floor.above(model),
             share=share,
         )
 
@@ -207,6 +223,8 @@ class _Judge:
         below = sum(each.below_baseline for each in evidence)
         worst = min(evidence, key=lambda each: each.share)
         reference = f", gold {self.shown(self.gold, worst.measure)}" if self.gold else ""
+        if worst.measure in self.floors:
+            reference = f", on unread text {self.floor_shown(worst.measure)}"
         where = (
             f"Least was forgotten by {self.title(worst.measure)}: {self.shown(name, worst.measure)} "
             f"(baseline {self.shown(self.baseline, worst.measure)}{reference})."
@@ -291,7 +309,7 @@ class _Judge:
                     f"Its text is less fluent: {self.title(measure)} {self.shown(name, measure)} "
                     f"(baseline {self.shown(self.baseline, measure)})."
                 )
-        level = "lost" if confirmed or len(sentences) > 1 else "reduced"
+        level = "lost" if self.gold and (confirmed or len(sentences) > 1) else "reduced"
         return [(level, sentence) for sentence in sentences]
 
     def tasks(self, name: str) -> tuple[str, str] | None:
@@ -367,8 +385,8 @@ class _Judge:
     def returns(self, name: str, forgetting: str) -> list[str]:
         found = {
             kind: returned
-            for kind, attack in self.attacks.items()
-            if name in attack["curves"] and (returned := self.returned(attack, name, forgetting))
+            for kind in self.attacks
+            if name in self.attacks[kind]["curves"] and (returned := self.returned(kind, name, forgetting))
         }
         tuned = [
             f"“{self.attacks[kind]['title']}”"
@@ -378,12 +396,13 @@ class _Judge:
         hidden = f"Fine-tuning brings the text back ({', '.join(tuned)}): it was hidden, not forgotten."
         return [*([hidden] if tuned else []), *(warning for warning, _ in found.values())]
 
-    def returned(self, attack: Mapping[str, Any], name: str, forgetting: str) -> tuple[str, bool] | None:
+    def returned(self, kind: str, name: str, forgetting: str) -> tuple[str, bool] | None:
         """The strongest point at which an attack draws out more than from a model that never read the text.
 
         Returns:
             It in words, and whether the attack brought back most of what tells the baseline from gold.
         """
+        attack = self.attacks[kind]
         points = [(point, _Range.of(point, attack["better"])) for point in attack["curves"][name]]
         if not points:
             return None
@@ -396,7 +415,8 @@ class _Judge:
                 least = TRACE * (baseline[x].value - gold[x].value) if x in baseline else 0.0
                 more = found.above(gold[x]) and found.value - gold[x].value >= least
             elif x in baseline:
-                more = found.value >= RETURNED * baseline[x].value > 0
+                least = (RETURNED if kind.startswith(_FINE_TUNING) else 1 - MOST) * baseline[x].value
+                more = found.value >= least > 0
             else:
                 more = True
             if more and (found.above(start) or (forgetting in FORGOT and x in {**gold, **baseline})):
@@ -516,6 +536,7 @@ class _Judge:
                 "No gold model, one that never read the text, was given: how little such a model would know is not "
                 "measured, and nothing here says that a model is like it."
             )
+            sentences += self.floors_taken()
         if not self.attacks:
             sentences.append("No attack was tried: what an attacker gets back is unknown.")
         few = [
@@ -526,6 +547,31 @@ class _Judge:
         ]
         if few:
             sentences.append(f"Fewer than {FEW_ITEMS} items, so little can be said by: {', '.join(few)}.")
+        return sentences
+
+    def floors_taken(self) -> list[str]:
+        """What stands in the place of gold's figures, and which are not counted without them."""
+        baseline = self.baseline or ""
+        floored = [measure for measure in FLOORED if self.figure(baseline, measure)]
+        known = [f"{self.title(each)} {self.floor_shown(each)}" for each in floored if each in self.floors]
+        alike = [self.title(each) for each in floored if each in self.floors and not self.compare(baseline, each)]
+        unknown = [self.title(each) for each in floored if each not in self.floors]
+        sentences = []
+        if known:
+            sentences.append(
+                f"In its place stands what the baseline shows of text that it never read: {'; '.join(known)}. "
+                "For familiarity, 0 does."
+            )
+        if alike:
+            sentences.append(
+                "Not counted, because the baseline shows hardly more of the text than of unread text: "
+                f"{'; '.join(alike)}."
+            )
+        if unknown:
+            sentences.append(
+                "Not counted, because any model knows something of any text, and how much is not known without a gold "
+                f"model{'' if known else ' or unread text'}: {'; '.join(unknown)}."
+            )
         return sentences
 
     def badly_judged(self) -> list[str]:
@@ -545,6 +591,8 @@ def _of(count: int, total: int) -> str:
     """So many of all measures."""
     if total == 1:
         return "the one measure"
+    if count == total == 2:
+        return "both measures"
     return f"all {total} measures" if count == total else f"{count} of {total} measures"
 
 
