@@ -57,15 +57,25 @@ def test_log_probs_are_those_of_each_sequence_alone(models, kind, batch_size):
     scored = token_log_probs(models[kind], rows, batch_size=batch_size)
     assert [len(each) for each in scored] == [len(row) - 1 for row in rows]
     for row, of_row in zip(rows, scored, strict=True):
-        assert of_row.dtype == torch.float32
-        torch.testing.assert_close(of_row, torch.tensor(plain_log_probs(models[kind], row)), rtol=1e-5, atol=1e-5)
+        expected = torch.tensor(plain_log_probs(models[kind], row), dtype=torch.float64)
+        torch.testing.assert_close(of_row, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probs_of_coarser_logits_are_float32_and_of_those_very_logits(dtype):
+    model, (row,) = tiny.model(vocab_size=VOCAB, dtype=dtype), sequences(9)
+    with torch.no_grad():
+        expected = model(torch.tensor([row])).logits[0, :-1].double().log_softmax(-1)[range(8), row[1:]]
+    (found,) = token_log_probs(model, [row])
+    torch.testing.assert_close(found, expected.float(), rtol=1e-6, atol=1e-6)
 
 
 def test_absolute_positions_do_not_see_the_padding_either():
     model = tiny.model("gpt2", vocab_size=VOCAB)
     rows = sequences(9, 3, 6)
     for row, of_row in zip(rows, token_log_probs(model, rows), strict=True):
-        torch.testing.assert_close(of_row, torch.tensor(plain_log_probs(model, row)), rtol=1e-5, atol=1e-5)
+        expected = torch.tensor(plain_log_probs(model, row), dtype=torch.float64)
+        torch.testing.assert_close(of_row, expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("kind", ["model", "pair"])
@@ -75,7 +85,7 @@ def test_perplexity_weighs_every_token_alike(models, kind):
     assert len(log_probs) == 25
     expected = math.exp(-sum(log_probs) / 25)
     for batch_size in (1, 2, 8):
-        assert perplexity(models[kind], rows, batch_size=batch_size) == pytest.approx(expected, rel=1e-5)
+        assert perplexity(models[kind], rows, batch_size=batch_size) == pytest.approx(expected, rel=1e-10)
 
 
 def test_a_pair_at_alpha_0_scores_like_its_baseline_and_another_alpha_does_not(models):
@@ -94,7 +104,7 @@ def test_columns_that_pad_a_head_take_no_probability_from_a_pair():
     with torch.no_grad():
         b, r = (each(torch.tensor(rows)).logits[0, :, :VOCAB] for each in wide)
     expected = (b - ALPHA * torch.relu(r - b)).log_softmax(-1)[range(8), rows[0][1:]]
-    torch.testing.assert_close(token_log_probs(pair, rows)[0], expected.float(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(token_log_probs(pair, rows)[0], expected, rtol=1e-10, atol=1e-10)
 
 
 # --- completions ------------------------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ class Subject(Protocol):
         ...
 
     def log_probs(self, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-        """Log-probability (nats) of every token but the first of each sequence: each ``[length - 1]``, float32."""
+        """Log-probability (nats) of every token but the first of each sequence: each ``[length - 1]``."""
         ...
 
 

@@ -46,14 +46,15 @@ def token_distributions(
     sequences: Sequence[Sequence[int]],
     *,
     batch_size: int = 8,
-) -> Iterator[Tensor]:  # each [length - 1, vocab], float32, on the model's device
+) -> Iterator[Tensor]:  # each [length - 1, vocab], on the model's device
     """Log-probabilities (nats) of every token of the vocabulary behind each token but the last, row by row.
 
-    No more than one batch of them is held.
+    In float32, or float64 where the model's logits are. No more than one batch of them is held.
     """
     for start in range(0, len(sequences), batch_size):
         rows = sequences[start : start + batch_size]
-        log_probs = sequence_logits(model, *padded(rows, device_of(model)))[:, :-1].float().log_softmax(-1)
+        logits = sequence_logits(model, *padded(rows, device_of(model)))[:, :-1]
+        log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         yield from (of_row[: len(row) - 1] for of_row, row in zip(log_probs, rows, strict=True))
 
 
@@ -62,8 +63,8 @@ def token_log_probs(
     sequences: Sequence[Sequence[int]],
     *,
     batch_size: int = 8,
-) -> list[Tensor]:  # each [length - 1], float32, on the CPU
-    """Log-probability (nats) of every token but the first of each sequence, given the tokens before it."""
+) -> list[Tensor]:  # each [length - 1], on the CPU
+    """Log-probability (nats) of every token but the first of each sequence, see ``token_distributions``."""
     return [
         log_probs.gather(-1, log_probs.new_tensor(row[1:], dtype=torch.long)[:, None]).squeeze(-1).cpu()
         for log_probs, row in zip(token_distributions(model, sequences, batch_size=batch_size), sequences, strict=True)
