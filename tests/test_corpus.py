@@ -307,13 +307,13 @@ BROKEN = {
         "a.jsonl",
         lines_of({"id": 1, "body": "x"}),
         "wanted a field 'text' in every record; got {path}, line 1 with 'id', 'body'; "
-        "rename the one with the text, or set text_field",
+        "name the one with the text as the text field (--text-field)",
     ),
     "an empty record": (
         "a.jsonl",
         lines_of({"text": "x"}, {}),
         "wanted a field 'text' in every record; got {path}, line 2 without any; "
-        "rename the one with the text, or set text_field",
+        "name the one with the text as the text field (--text-field)",
     ),
     "no string": (
         "a.jsonl",
@@ -384,7 +384,7 @@ BROKEN = {
         "a.parquet",
         parquet_bytes(body=["x"], id=[1]),
         "wanted a field 'text' in every record; got {path} with 'body', 'id'; "
-        "rename the one with the text, or set text_field",
+        "name the one with the text as the text field (--text-field)",
     ),
     "a column of numbers": (
         "a.parquet",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from endpoints import Answer
 
 from generic_logits import EvaluateConfig, Report, evaluate
 from generic_logits.cli import main
+from generic_logits.cli.evaluate import ATTACKS as of_command
 from generic_logits.cli.evaluate import _show as show
 from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import evaluate as module
@@ -604,9 +606,6 @@ def test_the_table_shows_intervals_and_what_lies_above_gold_and_breaks_no_number
     [
         (["--alpha", "1"], "wanted --reinforced with --alpha; got --alpha alone"),
         (["--reinforced", "{root}/reinforced"], "wanted --reinforced with --alpha; got --reinforced alone"),
-        (["--attacks", "hint,guess"], "wanted attacks among"),
-        (["--harness-limit", "3"], "wanted --harness with its data, limit or back end"),
-        (["--harness-backend", "vllm"], "wanted --harness with its data, limit or back end"),
         (["--harness", "--harness-data", "{root}/retain"], "arc_challenge.jsonl, arc_easy.jsonl, boolq.jsonl"),
         (["--gold", "{root}/nothing"], "got nothing at {root}/nothing"),
         (["--gold", "{root}/baseline"], "wanted models with names of their own; got baseline twice"),
@@ -620,6 +619,96 @@ def test_bad_input_is_answered_in_one_line(root, tmp_path, capsys, words, messag
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert message.format(root=root) in err
     assert not [*tmp_path.iterdir()]
+
+
+ALONE = "got {option} alone; add what is missing, or leave {option} out"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--judge-model", "m"], f"wanted --judge beside --judge-model; {ALONE}"),
+        (["--about", "Emma"], f"wanted --judge beside --about; {ALONE}"),
+        (["--writer-model", "m"], f"wanted --writer beside --writer-model; {ALONE}"),
+        (["--language", "German"], f"wanted --writer beside --language; {ALONE}"),
+        (
+            ["--language", "German", "--writer", "URL", "--no-attacks"],
+            f"wanted the attack reword beside --lang.*; {ALONE}",
+        ),
+        (["--wordings", "a=b", "--attacks", "hint"], f"wanted the attack reword beside --wordings; {ALONE}"),
+        (["--threshold", "0.0"], f"wanted --reinforced and --alpha beside --threshold; {ALONE}"),
+        (["--space", "logits", "--alpha", "1"], f"wanted --reinforced and --alpha beside --space; {ALONE}"),
+        (["--harness-limit", "3"], f"wanted --harness beside --harness-limit; {ALONE}"),
+        (["--harness-data", "."], f"wanted --harness beside --harness-data; {ALONE}"),
+        (["--harness-backend", "hf"], f"wanted --harness beside --harness-backend; {ALONE}"),
+        (["--tokenizer", "gpt2"], f"wanted a server's address among the models beside --tokenizer; {ALONE}"),
+        (["--text-field", "body"], f"wanted a corpus with records .* beside --text-field; {ALONE}"),
+        (
+            ["--no-attacks", "--attacks", "hint"],
+            "wanted no --attacks with --no-attacks; got --attacks; leave it out: none",
+        ),
+        (["--attacks", ""], "wanted names of attacks with --attacks; got none; give --no-attacks to make none"),
+        (["--attacks", " , "], "wanted names of attacks with --attacks; got none; give --no-attacks to make none"),
+        (
+            ["--attacks", "hint,guess"],
+            "wanted attacks among relearning_little, .*, leak_at_k; got guess; check the names",
+        ),
+    ],
+    ids=lambda each: each[0].strip("-") if isinstance(each, list) else "",
+)
+def test_an_option_that_would_change_nothing_is_refused_at_once(root, tmp_path, capsys, monkeypatch, words, message):
+    monkeypatch.setattr("generic_logits.cli.options.prepare", lambda *_: pytest.fail("something was loaded"))
+    assert run(command(root, tmp_path / "out", *words)) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and re.match("error: " + message.format(option=words[0]), err), err
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["--dtype", "float32"], "--dtype"),
+        (["--threshold", "0.1", "--alpha", "1"], "--threshold"),
+    ],
+)
+def test_what_a_server_alone_does_not_take_is_refused(root, tmp_path, capsys, words, option):
+    assert run(command(root, tmp_path / "out", *words, models=("http://127.0.0.1:9/v1",))) == 2
+    assert f"beside {option}; got {option} alone" in capsys.readouterr().err
+
+
+def test_no_library_is_loaded_for_the_help_or_for_a_wrong_option():
+    calls = [["evaluate", "--help"]]
+    for words in (["--attacks", "guess"], ["--judge-model", "m"], ["--text-field", "body"]):
+        calls.append(["evaluate", "m", "--forget", "book.txt", "-o", "out", *words])
+    code = f"""
+import sys
+from generic_logits.cli import main
+for words, status in zip({calls!r}, [0, 2, 2, 2]):
+    try:
+        main(words)
+    except SystemExit as end:
+        assert end.code == status, (words, end.code)
+assert not {{"torch", "transformers"}} & {{*sys.modules}}
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_help_and_the_documentation_name_every_attack(capsys, monkeypatch):
+    assert of_command == tuple(ATTACKS)
+    monkeypatch.setenv("COLUMNS", "250")
+    assert run(["evaluate", "--help"]) == 0
+    shown = capsys.readouterr().out
+    documented = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    assert all(name in shown and f"| `{name}` |" in documented for name in ATTACKS)
+
+
+def test_calibrate_refuses_a_field_that_no_corpus_has(root, tmp_path, capsys):
+    words = ["calibrate", str(root / "baseline"), "--reinforced", str(root / "reinforced"), "--text-field", "body"]
+    words += ["--forget", str(root / "forget.txt"), "--retain", str(root / "retain"), "-o", str(tmp_path / "out")]
+    assert run(words) == 2
+    assert "(.jsonl, .parquet) beside --text-field; got --text-field alone" in capsys.readouterr().err
+    folders.text_file(tmp_path / "kept" / "more" / "a.jsonl", "")
+    assert run([*words, "--retain", str(tmp_path / "kept")]) == 2
+    assert "wanted a corpus with text in it; got only white space in" in capsys.readouterr().err
 
 
 def test_calibrate_prints_the_choice_and_where_to_judge_it(root, tmp_path, capsys):

@@ -17,6 +17,7 @@ EXAMPLE = (
 
 
 def run(
+    context: typer.Context,
     baseline: o.Baseline,
     reinforced: o.Reinforced,
     forget: Annotated[Path, typer.Option(help=f"What shall be forgotten. {o.CORPUS_HELP}", show_default=False)],
@@ -53,6 +54,8 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Choose alpha, threshold and space on half of the corpora; the other half is left for evaluate."""
+    o.require_records(context, [forget, *retain])
+
     from generic_logits.evaluation.calibration import CalibrateConfig, calibrate, frontier
     from generic_logits.text.corpus import open_corpus
 

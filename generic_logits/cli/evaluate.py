@@ -22,6 +22,17 @@ EXAMPLE = (
     "Example: generic-logits evaluate ./baseline unlearned=./unlearned --gold ./gold --forget book.txt "
     "--retain ./others --reinforced ./reinforced --alpha 1 --alpha 3 -o ./report"
 )
+ATTACKS = (  # those of ``evaluation.attacks``, which imports torch
+    "relearning_little",
+    "relearning_unrelated",
+    "relearning_whole",
+    "quantization",
+    "hint",
+    "few_shot",
+    "reword",
+    "role_play",
+    "leak_at_k",
+)
 _JUDGED_BY = 40  # terms that a model that grades is told
 _FILE = "made from the text if not given."
 
@@ -34,6 +45,7 @@ class HarnessBackend(StrEnum):
 
 
 def run(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -125,7 +137,9 @@ def run(
     harness_backend: Annotated[
         HarnessBackend, typer.Option(help="What answers them: transformers, or vLLM's engine.")
     ] = HarnessBackend.hf,
-    attacks: Annotated[str, typer.Option(metavar="NAME,...", help="Attacks to make.")] = "all",
+    attacks: Annotated[
+        str, typer.Option(metavar="NAME,...", help=f"Attacks to make, of {', '.join(ATTACKS)}.")
+    ] = "all",
     no_attacks: Annotated[bool, typer.Option("--no-attacks", help="Make none.")] = False,
     text_field: o.TextField = "text",
     join: o.Join = False,
@@ -136,7 +150,25 @@ def run(
     as_json: o.Json = False,
 ) -> None:
     """Measure what models still know of a text, what they kept, and what attacks get back."""
-    from generic_logits.evaluation.attacks import ATTACKS
+    chosen = _chosen(attacks)
+    rewords = not no_attacks and "reword" in chosen
+    served = ["://" in each for each in (*models, gold) if each]
+    corpora = [forget, *(retain or ()), *filter(None, (held_out, unread, unrelated))]
+    if no_attacks:
+        o.refuse(context, ["attacks"], "--no-attacks", "none is made")
+    needs: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+        (("judge_model", "about"), judge, "--judge"),
+        (("writer_model", "language"), writer, "--writer"),
+        (("wordings", "language"), rewords, "the attack reword"),
+        (("space", "threshold"), reinforced and alpha, "--reinforced and --alpha"),
+        (("harness_data", "harness_limit", "harness_backend"), harness, "--harness"),
+        (("tokenizer",), any(served), "a server's address among the models"),
+        (("dtype",), not all(served), "a folder or hub name among the models"),
+    )
+    for names, there, what in needs:
+        o.require(context, names, there, what)
+    o.require_records(context, corpora)
+
     from generic_logits.evaluation.candidates import read_candidate
     from generic_logits.evaluation.evaluate import EvaluateConfig, evaluate
     from generic_logits.evaluation.judge import ModelJudge
@@ -146,14 +178,6 @@ def run(
     from generic_logits.text.corpus import open_corpus
 
     o.prepare(dtype, seed)
-    if (harness_data or harness_limit or harness_backend != HarnessBackend.hf) and not harness:
-        raise InputError("--harness with its data, limit or back end", "none", "add --harness")
-    chosen = tuple(ATTACKS) if attacks == "all" else tuple(filter(None, attacks.replace(" ", "").split(",")))
-    if (writer_model or language) and writer is None:
-        raise InputError("--writer beside --writer-model and --language", "none", "give the model that writes")
-    rewords = not no_attacks and "reword" in chosen
-    if (wordings or language) and not rewords:
-        raise InputError("the attack reword with --wordings and --language", "none", "leave them out, or make it")
     files = _named_files(wordings or [])
     author = Writer(writer, model=writer_model) if writer is not None else None
     local = str(harness_data) if harness_data else None
@@ -202,6 +226,16 @@ def run(
         o.print_json(report.data)
     else:
         _show(report, output)
+
+
+def _chosen(attacks: str) -> tuple[str, ...]:
+    """Turn NAME,... into names of attacks."""
+    chosen = ATTACKS if attacks == "all" else tuple(filter(None, attacks.replace(" ", "").split(",")))
+    if not chosen:
+        raise InputError("names of attacks with --attacks", "none", "give --no-attacks to make none")
+    if unknown := sorted({*chosen} - {*ATTACKS}):
+        raise InputError(f"attacks among {', '.join(ATTACKS)}", ", ".join(unknown), "check the names")
+    return chosen
 
 
 def _named_files(words: list[str]) -> dict[str, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -143,10 +143,43 @@ def refuse(context: typer.Context, names: Iterable[str], with_what: str, why: st
     Raises:
         InputError: there is one.
     """
+    for option in _given(context, names):
+        raise InputError(f"no {option} with {with_what}", option, f"leave it out: {why}")
+
+
+def require(context: typer.Context, names: Iterable[str], there: Any, what: str) -> None:
+    """Refuse options that were given and change nothing without something else.
+
+    Args:
+        context: of the command.
+        names: of the options' parameters.
+        there: true if the other thing was given.
+        what: the other thing, in words.
+
+    Raises:
+        InputError: there is one, and the other thing is not.
+    """
+    for option in () if there else _given(context, names):
+        raise InputError(f"{what} beside {option}", f"{option} alone", f"add what is missing, or leave {option} out")
+
+
+def require_records(context: typer.Context, corpora: Iterable[Path]) -> None:
+    """Refuse a --text-field that no corpus has.
+
+    Raises:
+        InputError: all of the corpora are plain text.
+    """
+    from generic_logits.text.corpus import has_records
+
+    require(context, ["text_field"], any(map(has_records, corpora)), "a corpus with records (.jsonl, .parquet)")
+
+
+def _given(context: typer.Context, names: Iterable[str]) -> Iterator[str]:
+    """Those of the options that stand on the command line, as one writes them."""
     for each in context.command.params:
         source = context.get_parameter_source(each.name or "")
         if each.name in names and source is not None and source.name == "COMMANDLINE":
-            raise InputError(f"no {each.opts[0]} with {with_what}", each.opts[0], f"leave it out: {why}")
+            yield each.opts[0]
 
 
 def settings(config: Any, options: dict[str, Any]) -> Any:

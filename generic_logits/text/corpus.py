@@ -245,6 +245,13 @@ def open_corpus(path: str | Path | Corpus, *, text_field: str = "text", join: bo
     return Corpus(str(path), sources, text_field=text_field, join=join)
 
 
+def has_records(path: str | Path) -> bool:
+    """Whether a corpus may have records with fields in it, by the names of its files; standard input may."""
+    path = Path(path)
+    files = filter(_belongs, path.rglob("*")) if path.is_dir() else [path]
+    return str(path) == "-" or any(_suffix(file) in (".jsonl", ".parquet") for file in files)
+
+
 def read_documents(path: str | Path) -> list[Document]:
     """Read a corpus into memory; the documents are those of ``open_corpus``.
 
@@ -478,9 +485,8 @@ def _unpacked_note(source: _Source) -> str:
 def _no_such_field(place: str, names: Sequence[str], text_field: str) -> CorpusError:
     shown = ", ".join(map(repr, names[:10])) + (", ..." if len(names) > 10 else "")
     got = f"{place} with {shown}" if names else f"{place} without any"
-    return CorpusError(
-        f"a field {text_field!r} in every record", got, "rename the one with the text, or set text_field"
-    )
+    remedy = "name the one with the text as the text field (--text-field)"
+    return CorpusError(f"a field {text_field!r} in every record", got, remedy)
 
 
 def _pieces(chunks: Iterable[str], size: int) -> Iterator[tuple[int, str, bool]]:  # character offset, text, is last
