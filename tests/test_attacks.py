@@ -16,17 +16,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
-from generic_logits.errors import InputError
+from generic_logits.errors import InputError, MeasureError
 from generic_logits.evaluation import attacks
 from generic_logits.evaluation.attacks import (
     ATTACKS,
     Point,
     RelearnConfig,
     above_gold,
+    check_attack,
     few_shot,
     hint,
     leak_at_k,
-    obstacle,
     quantize,
     quotes,
     relearn,
@@ -183,12 +183,33 @@ def test_a_server_keeps_its_weights(name):
 
 def test_what_stands_in_the_way_of_an_attack_is_said_beforehand():
     for name, attack in ATTACKS.items():
-        assert obstacle(attack, subject(), Given()) == ""
-        assert (obstacle(attack, Server(), Given()) == "a server keeps its weights") == (name in WEIGHTS)
+        check_attack(name, subject(), Given())
         if name not in WEIGHTS:
+            check_attack(name, Server(), Given())
             assert attack.run(Server(), Given(), 0)
-    assert obstacle(ATTACKS["relearning_unrelated"], subject(), Given(unrelated="")) == "no unrelated"
-    assert obstacle(ATTACKS["leak_at_k"], subject(), Given(hints=(), terms=())) == "no hints and no terms"
+            continue
+        wanted = f"^wanted weights for the attack {name}; got none: a server keeps its weights; give a folder$"
+        with pytest.raises(MeasureError, match=wanted):
+            check_attack(name, Server(), Given())
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "message"),
+    [
+        (
+            "relearning_unrelated",
+            {"unrelated": ""},
+            "text about something else for .*; got none; give --unrelated CORPUS",
+        ),
+        ("relearning_whole", {"forget": ""}, "the forgotten text for .*; got none; give --forget CORPUS"),
+        ("leak_at_k", {"hints": (), "terms": ()}, "beginnings to complete for .*; got none; give --hints FILE"),
+        ("leak_at_k", {"terms": ()}, "terms of the text for .*; got none; give --anchors FILE"),
+        ("role_play", {"prompts": ()}, "prompts for the attack role_play; got none; give --prompts FILE"),
+    ],
+)
+def test_what_an_attack_lacks_is_said_in_words_with_the_option_that_gives_it(name, lacking, message):
+    with pytest.raises(MeasureError, match=f"^wanted {message}$"):
+        check_attack(name, subject(), Given(**lacking))
 
 
 def test_the_public_names_are_there():

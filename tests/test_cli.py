@@ -502,11 +502,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "no prompts file": ([*DISTILL, "--prompts", "nowhere.json"], "wanted a prompt file; got nowhere.json: "),
     "wrong prompts file": (
         [*LATER, "--prompts", "@no-prompts.json", "--stop-familiarity", "0.1"],
-        'wanted a JSON list of {"prompt": ..., "target": ...}; got ',
+        'wanted a "target" in each entry of ',
     ),
     "wrong prompts to unlearn": (
         [*UNLEARN, "--prompts", "@no-prompts.json"],
-        'wanted a JSON list of {"prompt": ..., "target": ...}; got ',
+        'wanted a "target" in each entry of ',
     ),
     "familiarity without prompts": (
         [*DISTILL, "--stop-familiarity", "0.1"],

@@ -108,6 +108,10 @@ def test_bad_input_is_refused_in_one_line(tmp_path, data, models):
         InputError, match=r"^wanted piqa.jsonl, boolq.jsonl \(or .json\); got none such in .*; add what"
     ):
         run_harness(subject, ["piqa", "boolq"], data=tmp_path)
+    with pytest.raises(InputError, match="^wanted a folder of the tests' data; got nothing at .*; check the path$"):
+        run_harness(subject, data=tmp_path / "none")
+    with pytest.raises(InputError, match="^wanted a folder of the tests' data; got a file at .*; check the path$"):
+        run_harness(subject, data=next(data.iterdir()))
     with pytest.raises(InputError, match="^wanted a back end among hf, vllm; got 'trt'; take one of them$"):
         run_harness(subject, ["piqa"], data=data, backend="trt")
     with pytest.raises(MeasureError, match="^wanted a model that vLLM can load; got tiny; give the model's folder$"):

@@ -175,6 +175,7 @@ def test_pieces_are_spread_over_a_text_and_cut_no_word():
         ({"prompts": "nowhere.json"}, "wanted a prompt file; got nowhere.json"),
         ({"retain": ["nowhere.txt"]}, "wanted a text file or a folder of text files; got nothing at nowhere.txt"),
         ({"anchors": "nowhere.json"}, "nowhere.json"),
+        ({"anchors": ()}, "wanted terms of the forgotten text; got none; give --anchors FILE, more text, or --retain"),
     ],
 )
 def test_what_cannot_be_used_is_named(root, options, message):
@@ -186,6 +187,13 @@ def test_a_text_without_terms_of_its_own_asks_for_a_dictionary(root):
     plain = folders.text_file(root / "plain.txt", "it was so and it was not so. " * 60)
     with pytest.raises(InputError, match="--anchors FILE"):
         gather_material(plain, retain=[root / "others"], counts=COUNTS)
+
+
+def test_a_text_that_is_too_short_for_terms_asks_for_more_of_it(root):
+    short = folders.text_file(root / "short.txt", "Mira went home.")
+    wanted = "^wanted terms of the forgotten text; got none that can be found; give --anchors FILE, more text"
+    with pytest.raises(InputError, match=wanted):
+        gather_material(short, counts=COUNTS)
 
 
 def test_hints_need_a_beginning_but_no_answer(root):

@@ -59,6 +59,9 @@ def check_harness(
         raise InputError(f"tasks among {', '.join(SEVEN)}", ", ".join(sorted(unknown)), "leave them out")
     if backend not in get_args(Backend):
         raise InputError(f"a back end among {', '.join(get_args(Backend))}", repr(backend), "take one of them")
+    if data is not None and not Path(data).is_dir():
+        got = f"{'a file' if Path(data).exists() else 'nothing'} at {data}"
+        raise InputError("a folder of the tests' data", got, "check the path")
     if data is not None and (lacking := [task for task in tasks if not _data_file(Path(data), task).is_file()]):
         wanted = f"{', '.join(f'{task}.jsonl' for task in lacking)} (or .json)"
         raise InputError(wanted, f"none such in {data}", "add what is missing")

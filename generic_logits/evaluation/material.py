@@ -259,14 +259,16 @@ def find_terms(
     Raises:
         InputError: nothing can be found, or ``text`` holds none of the terms.
     """
+    wanted, remedy = "terms of the forgotten text", "give --anchors FILE, more text, or --retain CORPUS to compare with"
     if anchors is None:
         try:
             terms: Sequence[str] = find_anchors(forget, reference=Corpora(retained), seed=seed).terms
         except InputError as error:
-            wanted, got = "terms of the forgotten text", "none that can be found"
-            raise InputError(wanted, got, "give --anchors FILE, or --retain CORPUS to compare with") from error
+            raise InputError(wanted, "none that can be found", remedy) from error
     else:
         terms = Anchors.load(anchors).terms if isinstance(anchors, str | Path) else anchors
+    if not terms:
+        raise InputError(wanted, "none that can be found" if anchors is None else "none", remedy)
     if not any(term in text for term in terms):
         got = f"{len(terms)} terms of which it holds none"
         raise InputError("terms that the forgotten text holds", got, "give --anchors FILE made for this text")

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from generic_logits.errors import MeasureError
-from generic_logits.evaluation.attacks import ATTACKS, obstacle
+from generic_logits.evaluation.attacks import ATTACKS, check_attack
 from generic_logits.evaluation.familiarity import completion_scores, grade_completions, probability_scores
 from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.harness import Backend, check_harness, run_harness
@@ -232,9 +232,7 @@ def _attack(name: str) -> Part:
     attack = ATTACKS[name]
 
     def ask(subject: Subject, setting: Setting) -> Answer:
-        if why := obstacle(attack, subject, setting.material):
-            remedy = "give it with --unrelated" if "unrelated" in why else "it is left out"
-            raise MeasureError(f"what the attack {name} needs", why, remedy)
+        check_attack(name, subject, setting.material)
         points = attack.run(subject, setting.material, setting.seed)
         return {"points": [asdict(point) for point in points]}
 

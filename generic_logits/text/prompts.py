@@ -40,24 +40,27 @@ def load_prompts(path: str | Path, *, targets: bool = True) -> list[Prompt]:
         CorpusError: it is missing, not JSON, or not a list of objects with texts "prompt" and "target".
     """
     wanted = 'a JSON list of {"prompt": ..., "target": ...}'
+    needed = ("prompt", "target") if targets else ("prompt",)
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        prompts = [
-            Prompt(entry["prompt"], entry["target"] if targets else entry.get("target", "")) for entry in entries
-        ]
     except OSError as error:
         raise CorpusError("a prompt file", f"{path}: {error.strerror}", "check the path") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CorpusError(wanted, f"{path}: {one_line(repr(error))}", "mend the file") from error
-    if not prompts:
-        raise CorpusError(wanted, f"an empty one in {path}", "mend the file")
-    for number, each in enumerate(prompts, start=1):
-        texts = isinstance(each.prompt, str) and isinstance(each.target, str)
-        if not (texts and each.prompt and (each.target or not targets)):
-            raise CorpusError(
-                f"two texts in each entry of {path}", f"{one_line(str(each))} as number {number}", "mend the file"
-            )
-    return prompts
+    except ValueError as error:
+        raise CorpusError(wanted, f"{path}: {one_line(str(error))}", "mend the file") from error
+    if not isinstance(entries, list) or not entries:
+        got = f"an empty one in {path}" if entries == [] else f"{one_line(json.dumps(entries))} in {path}"
+        raise CorpusError(wanted, got, "mend the file")
+    for number, entry in enumerate(entries, start=1):
+        place = f"{one_line(json.dumps(entry, ensure_ascii=False))} as number {number}"
+        if not isinstance(entry, dict):
+            raise CorpusError(f"an object in each entry of {path}", place, "mend the file")
+        for name in needed:
+            if name not in entry:
+                raise CorpusError(f'a "{name}" in each entry of {path}', place, "mend the file")
+        texts = [entry["prompt"], entry.get("target", "")]
+        if not all(isinstance(each, str) for each in texts) or not all(entry[name] for name in needed):
+            raise CorpusError(f"two texts in each entry of {path}", place, "mend the file")
+    return [Prompt(entry["prompt"], entry.get("target", "")) for entry in entries]
 
 
 def save_prompts(path: str | Path, prompts: Iterable[Prompt]) -> None:

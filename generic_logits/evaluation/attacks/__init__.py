@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Protocol
 
+from generic_logits.errors import MeasureError
 from generic_logits.evaluation.attacks.curve import Point, above_gold
 from generic_logits.evaluation.attacks.prompting import few_shot, hint, reword, role_play
 from generic_logits.evaluation.attacks.quantization import quantize
@@ -25,10 +26,10 @@ __all__ = [
     "Point",
     "RelearnConfig",
     "above_gold",
+    "check_attack",
     "few_shot",
     "hint",
     "leak_at_k",
-    "obstacle",
     "quantize",
     "quotes",
     "relearn",
@@ -86,14 +87,15 @@ class Attack:
     weights: bool = False
 
 
-def obstacle(attack: Attack, subject: Subject, parts: Parts) -> str:
-    """Why an attack cannot be made; "" if it can."""
-    if attack.weights and subject.model is None:
-        return "a server keeps its weights"
-    missing = [name for name in attack.parts if not getattr(parts, name)]
-    return f"no {' and no '.join(missing)}" if missing else ""
-
-
+_GIVEN: Mapping[str, tuple[str, str]] = MappingProxyType(  # of ``Parts``: in words, and what gives it
+    {
+        "forget": ("the forgotten text", "give --forget CORPUS"),
+        "unrelated": ("text about something else", "give --unrelated CORPUS"),
+        "terms": ("terms of the text", "give --anchors FILE"),
+        "prompts": ("prompts", "give --prompts FILE"),
+        "hints": ("beginnings to complete", "give --hints FILE"),
+    }
+)
 _PROBABILITY = "probability of the target"
 
 
@@ -177,3 +179,16 @@ ATTACKS: Mapping[str, Attack] = MappingProxyType(
         ),
     }
 )
+
+
+def check_attack(name: str, subject: Subject, parts: Parts) -> None:
+    """See that an attack can be made.
+
+    Raises:
+        MeasureError: it cannot, and why.
+    """
+    attack = ATTACKS[name]
+    if attack.weights and subject.model is None:
+        raise MeasureError(f"weights for the attack {name}", "none: a server keeps its weights", "give a folder")
+    for what, remedy in (_GIVEN[part] for part in attack.parts if not getattr(parts, part)):
+        raise MeasureError(f"{what} for the attack {name}", "none", remedy)
