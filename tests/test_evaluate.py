@@ -586,7 +586,7 @@ def test_the_table_shows_intervals_and_what_lies_above_gold_and_breaks_no_number
     show(Report({**data, "verdict": reach_verdict(data)}), Path("out"))
     out = capsys.readouterr().out
     table, _, rest = out.partition("± the longer side")
-    assert max(len(line) for line in table.splitlines()) <= columns
+    assert max(len(line) for line in out.splitlines()) <= columns
     cells = [cell.strip() for line in table.splitlines() for cell in line.split("│")]
     heads = [cell.strip() for line in table.splitlines() if "┃" in line for cell in line.split("┃")]
     assert [head for head in heads if head] == list(reports.NAMES)
@@ -595,7 +595,7 @@ def test_the_table_shows_intervals_and_what_lies_above_gold_and_breaks_no_number
     assert ".246 +.184" in cells and ".062" in cells and not any("+.000" in cell for cell in cells)
     assert (
         "Longer hints: Hints were shortened, as the context ended: 9 of 120 at 128 (words of the passage; distilled)."
-        in (rest)
+        in rest.replace("\n", " ")
     )
     parts = table.count("┏")
     assert parts == {60: 4, 80: 2, 120: 2, 250: 1}[columns]
@@ -619,6 +619,38 @@ def test_bad_input_is_answered_in_one_line(root, tmp_path, capsys, words, messag
     assert status == 2 and err.startswith("error: ") and err.count("\n") == 1, err
     assert message.format(root=root) in err
     assert not [*tmp_path.iterdir()]
+
+
+def shown_text(capsys: Any, data: dict[str, Any]) -> str:
+    """What stands below the tables."""
+    data = data | {"left_out": {}, "judges": judges_on_record(demo_rules())}
+    data["settings"]["seconds"] = {}
+    show(Report({**data, "verdict": reach_verdict(data)}), Path("out"))
+    return capsys.readouterr().out.partition("± ")[2]
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_the_text_below_the_table_is_as_wide_as_the_terminal_and_hangs_behind_its_marks(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    data = reports.example()
+    text = shown_text(capsys, data)
+    assert max(map(len, text.splitlines())) <= columns < 2 * max(map(len, text.splitlines()))
+    verdict = reach_verdict(data)
+    warnings = [each for of_model in verdict["by_model"].values() for each in of_model["warnings"]]
+    for mark, sentences in (("* ", verdict["sentences"]), ("  ! ", warnings)):
+        assert len(sentences) > 3
+        for sentence in sentences:
+            words = map(re.escape, sentence.split(" "))  # not at no-break spaces
+            gap = f"(?: |\n{' ' * len(mark)})"
+            assert re.search(f"^{re.escape(mark)}{gap.join(words)}$", text, re.MULTILINE), sentence
+
+
+def test_the_foot_of_the_table_names_gold_where_there_is_gold_and_attacks(capsys):
+    data = reports.example()
+    without = "the longer side of the 95\N{NO-BREAK SPACE}% interval.\n"
+    assert shown_text(capsys, data).startswith(f"{without[:-2]}; behind an attack, what lies above gold.\n")
+    assert shown_text(capsys, reports.without(data, "gold")).startswith(without)
+    assert shown_text(capsys, {**data, "attacks": {}}).startswith(without)
 
 
 ALONE = "got {option} alone; add what is missing, or leave {option} out"

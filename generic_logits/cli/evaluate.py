@@ -302,22 +302,28 @@ def _show(report: Report, output: Path) -> None:
         rows.append([attack["title"], *map(_at_worst, curves, data["models"])])
     seconds = sum(sum(of_model.values()) for of_model in data["settings"]["seconds"].values())
     o.print_table(f"{output}, {seconds:.0f} s", ["", *names], rows, unbroken=True)
-    print("± the longer side of the 95 % interval; behind an attack, what lies above gold.")
+    compared = data["attacks"] and any(model["role"] == "gold" for model in data["models"])
+    above = "; behind an attack, what lies above gold" if compared else ""
+    o.print_wrapped(f"± the longer side of the 95\N{NO-BREAK SPACE}% interval{above}.")
     for attack in data["attacks"].values():
         for sentence in shortened(attack):
-            print(f"{attack['title']}: {sentence}")
-    print("\n".join(data["judges"]["sentences"]), end="\n\n")
+            o.print_wrapped(f"{attack['title']}: {sentence}")
+    for sentence in data["judges"]["sentences"]:
+        o.print_wrapped(sentence)
+    print()
     verdict = data["verdict"]
     for sentence in verdict["sentences"]:
-        print(f"* {sentence}")
+        o.print_wrapped(sentence, "* ")
     for name, of_model in verdict["by_model"].items():
-        print(f"\n{name}: {of_model['forgotten']} {of_model['kept']}")
+        print()
+        o.print_wrapped(f"{name}: {of_model['forgotten']} {of_model['kept']}")
         for warning in of_model["warnings"]:
-            print(f"  ! {warning}")
+            o.print_wrapped(warning, "  ! ")
+    print()
     for name, reasons in data["left_out"].items():
         for what, why in reasons.items():
-            print(f"\nnot measured{f' of {name}' if name else ''}: {what}: {why}", end="")
-    print(f"\n\nThe whole report: {output / 'report.html'}")
+            o.print_wrapped(f"not measured{f' of {name}' if name else ''}: {what}: {why}")
+    print(f"\nThe whole report: {output / 'report.html'}")
 
 
 def _with_interval(figure: Mapping[str, Any] | None, form: str) -> str:

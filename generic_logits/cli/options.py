@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Annotated, Any
 
 import typer
@@ -249,6 +250,15 @@ def print_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]], 
             else:
                 table.add_row(*(Text(row[at]) for at in (0, *part)))
         console.print(table)
+
+
+def print_wrapped(text: str, mark: str = "") -> None:
+    """Print a sentence to stdout, as wide as tables may be; its further lines hang behind the mark in front of it.
+
+    It is broken at spaces alone: words, paths and what no-break spaces hold together stay whole.
+    """
+    wrapper = TextWrapper(Console().width, mark, " " * len(mark), break_long_words=False, break_on_hyphens=False)
+    print(wrapper.fill(text))
 
 
 def print_targets(store: Any, as_json: bool) -> None:
