@@ -579,6 +579,33 @@ def test_a_report_with_less_in_it_says_so_and_breaks_nothing(shown, tmp_path, ch
     assert page.evaluate("document.documentElement.scrollWidth") <= WIDE[0]
 
 
+NOTHINGS = """() => {
+  const found = [];
+  for (const element of document.querySelectorAll("body, body *:not(script):not(style):not(noscript)")) {
+    const own = [...element.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data);
+    const held = [...own, ...[...element.attributes].map((each) => each.value)];
+    if (held.some((text) => /\\b(null|undefined|NaN|Infinity)\\b|\\[object /.test(text))) found.push(held.join(" | "));
+  }
+  return found;
+}"""
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["gold, pairs and lens", "none of them"])
+@pytest.mark.parametrize("count", [0, 1, 3, 6, 9])
+def test_nothing_that_is_absent_is_written_as_a_word(shown, tmp_path, count, alone):
+    absent = [name for name in reports.NAMES if alone and name.startswith(("gold", "generic"))]
+    report = reports.without(reports.example(), *absent) | {"lens": None if alone else reports.lens()}
+    tried = [*report["attacks"].values()]
+    report["attacks"] = {str(at): {**tried[at % 3], "title": f"Attack {at}"} for at in range(count)}
+    for curve in (curve for each in tried for curve in each["curves"].values() if alone):
+        curve[:] = [{**point, "above_gold": None} for point in curve]
+    page = shown(written(report, tmp_path))
+    page.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")  # draws what is folded
+    assert page.locator("#attacks figure polyline").count() >= count
+    assert page.evaluate(NOTHINGS) == []
+
+
 def test_a_model_alone_and_many_with_long_names_have_room(shown, tmp_path):
     alone = reports.without(reports.example(), *[name for name in reports.NAMES if name != "distilled"])
     assert shown(written(alone, tmp_path / "alone")).locator("#picture svg[role=img] g").count() == 1
