@@ -200,7 +200,7 @@ def example() -> dict[str, Any]:
                 "name": name,
                 "role": name if name in ("baseline", "gold") else "",
                 "kind": "pair" if "α" in name else "checkpoint",
-                "source": "reinforced" if "α" in name else name,
+                "source": "models/reinforced" if "α" in name else f"models/{name.replace(' ', '-')}",
                 "alpha": float(name[-1]) if "α" in name else None,
             }
             for name in NAMES

@@ -557,6 +557,9 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
         ("alpha 3", "", "pair"),
         ("gold", "gold", "checkpoint"),
     ]
+    assert str(root) in (tmp_path / "out" / "report.json").read_text(encoding="utf-8")
+    for passed_on in ("report.html", "report.md"):
+        assert str(root.parent) not in (tmp_path / "out" / passed_on).read_text(encoding="utf-8")
 
 
 def test_the_command_reads_every_corpus_from_another_field(root, tmp_path, capsys):

@@ -203,6 +203,60 @@ def test_the_page_holds_the_report_and_its_text():
     assert "<noscript>" in page and "| Repetition ↓ |" in page
 
 
+def with_paths() -> dict[str, Any]:
+    """A report as one is made from folders all over a machine, and from a server that wants a password."""
+    data = example()
+    pairs = ["/home/ada/base with ./lora", "/home/ada/base with lent/deep/lora", "../other"]
+    served = "https://ada:secret@host:8000/v1?key=hush"
+    sources = ["/home/ada/base", "org/gold", *pairs, "/home/ada/base-2", served]
+    for model, source in zip(data["models"], sources, strict=True):
+        model["source"] = source
+    data["sources"] = {
+        "forget": [{"file": "/home/ada/books/emma.txt", "sha256": "a/b"}],
+        "retain": {"one": [{"file": "texts/one.txt"}], "two": [{"file": "/mnt/one.txt"}]},
+        "questions": {"address": "http://ada:secret@writer/v1", "name": "org/writer"},
+    }
+    data["settings"] |= {"harness": {"data": "/home/ada/seven"}, "judge": {"name": "rules"}}
+    data["left_out"] = {"": {"questions": "nothing at /home/ada/base/tokenizer.json or /home/ada/base-2."}}
+    data = json.loads(json.dumps(data).replace('"gradient ascent"', f'"{served}"'))
+    data["completions"][0]["by_model"]["gold"]["text"] = " I live in /home/ada/base"
+    return data
+
+
+def test_the_files_that_are_passed_on_name_no_folder_and_no_password(tmp_path):
+    data = finished(with_paths())
+    Report(data).save(tmp_path)
+    assert Report.load(tmp_path).data == data  # the file for programs is complete
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    said = '" I live in /home/ada/base"'
+    for private in ("/home", "ada", "books", "lent", "texts/", "/mnt", "./", "secret", "hush"):
+        assert private not in page.replace(said, "") and private not in text, private
+    (held,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    shared = json.loads(held)
+    sources = [model["source"] for model in shared["models"]]
+    assert sources[:4] == ["base", "org/gold", "base with lora", "base with lora (2)"]
+    assert sources[4:] == ["other", "base-2", "https://host:8000/v1"]
+    assert shared["sources"]["forget"] == [{"file": "emma.txt", "sha256": "a/b"}]
+    assert [files[0]["file"] for files in shared["sources"]["retain"].values()] == ["one.txt", "one.txt (2)"]
+    assert shared["sources"]["questions"] == {"address": "http://writer/v1", "name": "org/writer"}
+    assert shared["left_out"] == {"": {"questions": "nothing at base/tokenizer.json or base-2."}}
+    named = [*shared["figures"], *shared["verdict"]["by_model"], *shared["completions"][0]["by_model"]]
+    assert {*named} <= {model["name"] for model in shared["models"]} and "https://host:8000/v1" in named
+    assert said in page and "https://host:8000/v1" in text
+    Report(shared)  # still one that contradicts itself nowhere
+
+
+def test_two_servers_of_one_address_stay_two_models():
+    named = json.dumps(example()).replace('"distilled"', '"http://host/v1"')
+    data = json.loads(named.replace('"gradient ascent"', '"http://a@host/v1"'))
+    data["models"][-1]["source"] = "http://a@host/v1"
+    page = Report(finished(data)).page()
+    (held,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page)
+    names = [model["name"] for model in json.loads(held)["models"]]
+    assert names[-2:] == ["http://host/v1", "http://host/v1 (2)"]
+
+
 def test_half_a_character_is_written_as_a_question_mark(tmp_path):
     data = deepcopy(finished())
     data["completions"][0]["by_model"]["distilled"]["text"] = "half \ud83d"

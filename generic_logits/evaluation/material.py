@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
@@ -246,9 +247,14 @@ def _pieces(documents: Iterable[Document], starts: Sequence[int]) -> Iterator[st
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A short name for each corpus: its file's, or the whole path where that would stand twice."""
+    """A short name for each corpus: its file's, and where that would stand twice its path below what they share."""
     short = [Path(path).name.split(".")[0] or path for path in paths]
-    return [name if short.count(name) == 1 else path for name, path in zip(short, paths, strict=True)]
+    whole = [os.path.abspath(path) for path in paths]
+    names = []
+    for name, path in zip(short, whole, strict=True):
+        alike = [os.path.dirname(other) for other, of_other in zip(whole, short, strict=True) if of_other == name]
+        names.append(name if len(alike) == 1 else os.path.relpath(path, os.path.commonpath(alike)))
+    return names
 
 
 def find_terms(

@@ -6,12 +6,15 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import jsonschema
 
@@ -20,6 +23,7 @@ from generic_logits.errors import InputError, OutputError, one_line
 
 SCHEMA = 1
 FILES = ("report.json", "report.md", "report.html")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")  # a folder in the current one reads like that, too
 _MARKED = str.maketrans({each: f"\\{each}" for each in "\\`*_{}[]<>#|~"} | {"\n": " ", "\r": " "})
 
 
@@ -74,8 +78,11 @@ class Report:
             raise OutputError("a folder that can be written", got, "choose another") from error
 
     def markdown(self) -> str:
-        """The report for a model card: verdict, figures, attacks. Its headings begin at the second level."""
-        return "\n".join(_markdown(self.data)) + "\n"
+        """The report for a model card: verdict, figures, attacks. Its headings begin at the second level.
+
+        Of paths it has the last name alone, of servers' addresses no credentials; so has the page.
+        """
+        return "\n".join(_markdown(_without_folders(self.data))) + "\n"
 
     def page(self) -> str:
         """One HTML page that needs nothing else: no network, no other file.
@@ -89,7 +96,9 @@ class Report:
             "policy": policy,
             "style": style,
             "script": script,
-            "data": json.dumps(self.data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c"),
+            "data": json.dumps(_without_folders(self.data), ensure_ascii=True, separators=(",", ":")).replace(
+                "<", "\\u003c"
+            ),
             "plain": html.escape(self.markdown()),
         }
         before, *others = _part("template.html").split("{{")
@@ -152,6 +161,71 @@ def _contradictions(data: Mapping[str, Any]) -> Iterator[str]:
     for token in (token for passage in lens["passages"] for token in passage["tokens"] if "top" in token):
         if token["true"] >= len(token["top"]) or any(row[0] >= len(lens["vocabulary"]) for row in token["top"]):
             yield f"the lens at {token['text']!r} points at nothing"
+
+
+# What is passed on
+
+
+def _without_folders(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the last name of each local path instead of the path, and no credentials in servers' addresses.
+
+    Sources stay apart: of two with one last name, the second is numbered. What models wrote stays as it is.
+    """
+    names = {model["name"] for model in data["models"]}
+    sources = dict(_sources(data))
+    taken = {source for source, last in sources.items() if source == last}
+    bare: dict[str, str] = {}
+    for source in [each for each in sources if each not in taken]:
+        numbered = (f"{sources[source]} ({number})" if number > 1 else sources[source] for number in count(1))
+        others = taken | (names if source in names else set())
+        bare[source] = next(each for each in numbered if each not in others)
+        taken.add(bare[source])
+    if not bare:
+        return dict(data)
+    longest_first = "|".join(map(re.escape, sorted(bare, key=len, reverse=True)))
+    pattern = re.compile(rf"(?<![\w.~/-])({longest_first})(?![\w-])")
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, str):
+            return pattern.sub(lambda found: bare[found[0]], value)
+        if isinstance(value, Mapping):
+            return {cleaned(name): cleaned(each) for name, each in value.items()}
+        return [cleaned(each) for each in value] if isinstance(value, list) else value
+
+    return {
+        **cleaned({name: each for name, each in data.items() if name not in ("completions", "lens")}),
+        "completions": [
+            {**each, "by_model": {cleaned(name): said for name, said in each["by_model"].items()}}
+            for each in data["completions"]
+        ],
+        "lens": data["lens"],
+    }
+
+
+def _sources(data: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Models, files and addresses of a report, each with what of it may be passed on."""
+    for model in data["models"]:
+        for source in model["source"].split(" with ") if model["kind"] == "pair" else [model["source"]]:
+            yield source, source if _HUB_NAME.fullmatch(source) else _last_name(source)
+    for name, value in _fields([data["sources"], data["settings"]]):
+        if name in ("file", "data", "address") and isinstance(value, str):
+            yield value, _last_name(value)
+
+
+def _fields(value: Any) -> Iterator[tuple[str, Any]]:
+    """Every field of all objects in it."""
+    if isinstance(value, Mapping):
+        yield from value.items()
+    if isinstance(value, Mapping | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _fields(each)
+
+
+def _last_name(source: str) -> str:
+    if "://" in source:
+        address = urlsplit(source)
+        return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path}"
+    return Path(source).name or source
 
 
 # Markdown
