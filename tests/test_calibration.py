@@ -17,10 +17,19 @@ import torch
 from generic_logits import ModelPair
 from generic_logits.cli import main
 from generic_logits.errors import CorpusError, InputError
-from generic_logits.evaluation.calibration import CalibrateConfig, Part, Point, calibrate, choose, frontier
+from generic_logits.evaluation.calibration import (
+    CalibrateConfig,
+    Part,
+    Point,
+    beside,
+    calibrate,
+    choose,
+    frontier,
+    warnings_of,
+)
 from generic_logits.evaluation.figures import Figure
 from generic_logits.evaluation.frontier import draw_frontier
-from generic_logits.text.corpus import open_corpus
+from generic_logits.text.corpus import Document, cut_blocks, open_corpus
 
 TERMS = ("Mira Voss", "Captain Hale", "Orrin")
 SMALL = {"alphas": (0.5, 2.0), "thresholds": (0.0, 0.1), "prompts": 6, "blocks": 4, "block_size": 48}
@@ -117,6 +126,26 @@ def test_the_frontier_leaves_out_what_another_point_beats_in_both():
     assert frontier(CURVE) == [CURVE[5], CURVE[4], CURVE[3], CURVE[1], BASELINE]
 
 
+def test_a_setting_that_costs_ability_comes_with_a_warning_and_with_what_costs_none():
+    assert warnings_of(CURVE, CURVE[2]) == [], "1.04 times"
+    (reduced,) = warnings_of(CURVE, point(0.05, 52.5))
+    assert reduced == "It costs 1.05 times the baseline's retained perplexity, which evaluate calls reduced ability."
+    (lost,) = warnings_of([*CURVE, replace(point(0.042, 62.4, 0.75), threshold=0.1)], CURVE[4])
+    assert lost == (
+        "It costs 1.40 times the baseline's retained perplexity, which evaluate calls lost ability. The least familiar "
+        "setting below 1.25 times is alpha 0.75, threshold 0.1, logits: familiarity 0.042 at 1.248 times."
+    )
+    (lost,) = warnings_of([BASELINE, CURVE[5]], CURVE[5])
+    assert "is no correction: familiarity 0.300 at 1.00 times" in lost
+    assert "costs 1.25 times" in warnings_of(CURVE, point(0.05, 62.5))[0]
+
+
+def test_a_number_does_not_look_like_a_limit_that_it_is_not():
+    assert [beside(value, 0.05, 3) for value in (0.0504, 0.0496, 0.05, 0.1)] == ["0.0504", "0.0496", "0.050", "0.100"]
+    assert [beside(value, 1e-12, 3) for value in (0.0504, 2e-11)] == ["0.050", "2e-11"]
+    assert beside(0.0504, None, 3) == "0.050"
+
+
 def test_every_point_is_what_the_pair_says_of_the_calibration_part(root, tmp_path):
     record = calibrated(root, tmp_path / "out")
     points = record["points"]
@@ -133,8 +162,6 @@ def test_every_point_is_what_the_pair_says_of_the_calibration_part(root, tmp_pat
             threshold=each["threshold"],
         )
         losses, distances = [], []
-        from generic_logits.text.corpus import Document, cut_blocks
-
         blocks = list(cut_blocks([Document("", text, "")], pair.tokenizer, 48))
         for block in blocks[:: max(1, -(-len(blocks) // 4))]:
             ids = torch.tensor([block.token_ids])
@@ -324,3 +351,80 @@ def test_every_setting_is_scored_as_the_reference_has_it(monkeypatch):
             assert log_prob == pytest.approx(float(after.gather(-1, true[:, None]).sum()), rel=1e-6)
             # the difference of sums of eleven log-probabilities in float32
             assert distance == pytest.approx(float((before.exp() * (before - after)).sum()), rel=1e-5, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def learned(root) -> Path:
+    """The same texts; the baseline has read both for a moment, the reinforced model the forgotten one once more."""
+    torch.manual_seed(0)
+    made, tokenizer = tiny.pair(dtype=torch.float32, vocab_size=folders.VOCAB)[0], tiny.tokenizer(folders.VOCAB)
+    for name, texts, steps in (("learned", ("forget", "retain"), 30), ("over-learned", ("forget",), 30)):
+        ids = [tokenizer((root / f"{text}.txt").read_text())["input_ids"] for text in texts]
+        rows = torch.tensor([each[at : at + 48] for each in ids for at in range(0, len(each) - 48, 48)])
+        optimiser = torch.optim.AdamW(made.train().parameters(), lr=1e-2)
+        for _ in range(steps):
+            optimiser.zero_grad()
+            made(input_ids=rows, labels=rows).loss.backward()
+            optimiser.step()
+        tiny.folder(root / name, made.eval(), tokenizer)
+    return root
+
+
+def test_the_command_says_what_a_choice_costs_and_what_a_knee_leaves(learned, tmp_path, capsys):
+    def command(name: str, *options: str) -> tuple[str, dict[str, Any]]:
+        arguments = ["calibrate", str(learned / "learned"), "--reinforced", str(learned / "over-learned")]
+        arguments += ["--forget", str(learned / "forget.txt"), "--retain", str(learned / "retain.txt")]
+        arguments += ["--anchors", str(learned / "anchors.json"), "-o", str(tmp_path / name)]
+        with pytest.raises(SystemExit) as ended:
+            main([*arguments, *options])
+        assert ended.value.code == 0
+        return capsys.readouterr().out, json.loads((tmp_path / name / "calibration.json").read_text())
+
+    shown, record = command("far", "--familiarity", "1e-12", "--alpha", "0.5", "--space", "logits")
+    assert not record["reached"] and "Chosen" not in shown
+    assert "No setting reaches a familiarity of 1e-12: the least familiar one has" in shown
+    assert "which evaluate calls lost ability" in record["warnings"][0]
+    assert f"  ! {record['warnings'][0]}\n" in shown
+
+    shown, record = command("knee")
+    of_baseline = record["points"][0]["familiarity"]["value"]
+    setting = record["settings"]
+    (chosen,) = (each for each in record["points"] if {name: each[name] for name in setting} == setting)
+    of_knee = chosen["familiarity"]["value"]
+    assert of_knee < of_baseline and setting["alpha"]
+    assert f"It leaves {of_knee / of_baseline:.0%} of the baseline's familiarity, {of_knee:.3f} of" in shown
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_pair_in_half_precision_is_scored_from_its_logits_without_further_rounding(
+    root, tmp_path, monkeypatch, dtype
+):
+    """Against float64 arithmetic on the very logits; sums or corrections in half precision are percents off."""
+    from generic_logits.evaluation import calibration
+
+    seen = []
+    scored = calibration.sequence_logits
+
+    def kept(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        logits = scored(model, ids, mask)
+        seen.append((ids, mask, logits.clone()))
+        return logits
+
+    monkeypatch.setattr(calibration, "sequence_logits", kept)
+    record = calibrated(root, tmp_path / "out", dtype=dtype, thresholds=(0.1,))
+    (ids, mask, b), (_, _, r) = seen  # one batch of 6 prompts and 4 blocks
+    assert b.dtype == r.dtype == getattr(torch, dtype)
+    b, r, true, counts = (
+        b[6:, :-1, : folders.VOCAB].double(),
+        r[6:, :-1, : folders.VOCAB].double(),
+        ids[6:, 1:],
+        mask[6:, 1:],
+    )
+    before = b.log_softmax(-1)
+    for each in record["points"]:
+        raised = r - b if each["space"] == "logits" else r.log_softmax(-1) - before
+        after = (b - each["alpha"] * (raised - 0.1).relu()).log_softmax(-1)
+        loss = (after.gather(-1, true[..., None])[..., 0].neg() * counts).sum() / counts.sum()
+        distance = ((before.exp() * (before - after)).sum(-1) * counts).sum() / counts.sum()
+        assert each["perplexity"]["value"] == pytest.approx(loss.exp().item(), rel=1e-6)
+        assert each["divergence"]["value"] == pytest.approx(distance.item(), rel=1e-4, abs=1e-6)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from generic_logits.cli import options as o
 
+if TYPE_CHECKING:
+    from generic_logits.evaluation.calibration import Calibration
+
 EXAMPLE = (
     "Example: generic-logits calibrate ./baseline --reinforced ./reinforced --forget book.txt --retain ./others "
-    "--familiarity 0.05 -o ./calibration"
+    "--perplexity 1.1 -o ./calibration"
 )
+_MORE = 1.1  # times the baseline's retained perplexity, which one may want to pay beyond the knee
 
 
 def run(
@@ -56,7 +60,8 @@ def run(
     """Choose alpha, threshold and space on half of the corpora; the other half is left for evaluate."""
     o.require_records(context, [forget, *retain])
 
-    from generic_logits.evaluation.calibration import CalibrateConfig, calibrate, frontier
+    from generic_logits.evaluation.calibration import CalibrateConfig, beside, calibrate, frontier, price
+    from generic_logits.evaluation.verdict import PERPLEXITY_LOST
     from generic_logits.text.corpus import open_corpus
 
     o.prepare(dtype, seed)
@@ -89,22 +94,38 @@ def run(
             f"{'>' if point is chosen else ' '} {point.space if point is not first else 'baseline'}",
             f"{point.threshold:g}" if point is not first else "",
             f"{point.alpha:g}",
-            f"{point.familiarity.value:.3f} [{point.familiarity.low:.3f}, {point.familiarity.high:.3f}]".replace(
-                "0.", "."
-            ),
-            f"{point.perplexity.value:.1f} x{point.perplexity.value / first.perplexity.value:.2f}",
+            f"{beside(point.familiarity.value, familiarity, 3)} "
+            f"[{point.familiarity.low:.3f}, {point.familiarity.high:.3f}]".replace("0.", "."),
+            f"{point.perplexity.value:.1f} x{beside(price(point, first), perplexity or PERPLEXITY_LOST, 2)}",
             f"{point.divergence.value:.3f}",
         ]
         for point in (first, *(point for point in reversed(frontier(found.points)) if point is not first))
     ]
     head = ["  space", "threshold", "alpha", "familiarity", "perplexity", "KL"]
     o.print_table(f"{output}: the baseline, and the settings that no other beats in both", head, rows)
-    print(f"Chosen: {found.objective}.")
+    knows = beside(chosen.familiarity.value, familiarity, 3)
     if not found.reached:
-        print(f"No setting reaches a familiarity of {familiarity:g}; this is the nearest.")
-    elif chosen is first and familiarity is not None:
-        print(f"The baseline has {first.familiarity.value:.3f}: by this measure nothing needs to be corrected.")
-    elif chosen is first:
-        print("No setting makes the text less familiar at that price.")
+        print(f"No setting reaches a familiarity of {familiarity:g}: the least familiar one has {knows} and is taken.")
+    else:
+        print(f"Chosen: {found.objective}.")
+        if chosen is first and familiarity is not None:
+            print(f"The baseline has {knows}: by this measure nothing needs to be corrected.")
+        elif chosen is first:
+            print("No setting makes the text less familiar at that price.")
+        elif familiarity is None and perplexity is None:
+            _say_what_is_left(found)
     print(f"--alpha {chosen.alpha:g} --threshold {chosen.threshold:g} --space {chosen.space}")
+    for warning in found.warnings:
+        print(f"  ! {warning}")
     print(f"The picture: {output / 'frontier.svg'}. Judge the choice on {output / 'test'}, which it did not see.")
+
+
+def _say_what_is_left(found: Calibration) -> None:
+    """Print what the knee leaves of the baseline's familiarity, and what more costs."""
+    from generic_logits.evaluation.calibration import choose
+
+    of_baseline, of_knee = found.points[0].familiarity.value, found.chosen.familiarity.value
+    of_more = choose(found.points, perplexity=_MORE)[0].familiarity.value
+    more = f"--perplexity {_MORE:g} leaves {of_more:.3f}" if of_more < of_knee else "--perplexity asks for more"
+    print(f"It leaves {of_knee / of_baseline:.0%} of the baseline's familiarity, {of_knee:.3f} of {of_baseline:.3f}.")
+    print(f"The knee is careful: {more}, --familiarity asks for what you want.")

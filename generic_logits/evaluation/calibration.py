@@ -22,7 +22,7 @@ from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.frontier import draw_frontier
 from generic_logits.evaluation.material import check_distinct, find_terms, sample_text
 from generic_logits.evaluation.utility import Nats, perplexity, token_mean
-from generic_logits.evaluation.verdict import PERPLEXITY_LOST
+from generic_logits.evaluation.verdict import PERPLEXITY_LOST, PERPLEXITY_REDUCED
 from generic_logits.models.pair import ModelPair
 from generic_logits.models.scoring import device_of, padded, sequence_logits
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
@@ -119,12 +119,14 @@ class Calibration:
         chosen: one of them.
         reached: whether what was wanted was; True for the knee.
         objective: what was wanted, in words.
+        warnings: what the chosen setting costs, where ``evaluate`` would call that less ability.
     """
 
     points: Sequence[Point]
     chosen: Point
     reached: bool
     objective: str
+    warnings: Sequence[str] = ()
 
 
 def calibrate(
@@ -172,7 +174,7 @@ def calibrate(
         blocks = _blocks(pair, parts["retain"], config)
         points = _measure(pair, encode_prompts(pair.tokenizer, prompts), blocks, config)
         chosen, reached = choose(points, familiarity=config.familiarity, perplexity=config.perplexity)
-        found = Calibration(points, chosen, reached, _objective(config))
+        found = Calibration(points, chosen, reached, _objective(config), warnings_of(points, chosen))
         folder.open({"command": "calibrate"})
 
         def save(result: Path) -> None:
@@ -181,6 +183,7 @@ def calibrate(
                 "settings": {name: getattr(chosen, name) for name in ("alpha", "threshold", "space")},
                 "objective": found.objective,
                 "reached": reached,
+                "warnings": found.warnings,
                 "baseline": describe_model(baseline),
                 "reinforced": describe_model(reinforced),
                 "anchors": describe_file(anchors) if anchors else "found in the calibration part",
@@ -415,3 +418,38 @@ def _objective(config: CalibrateConfig) -> str:
     if config.perplexity is not None:
         return f"the least familiarity within {config.perplexity:g} times the baseline's retained perplexity"
     return f"the knee between the baseline and no familiarity at {PERPLEXITY_LOST:g} times its retained perplexity"
+
+
+def price(point: Point, baseline: Point) -> float:
+    """Retained perplexity as a multiple of the baseline's."""
+    return point.perplexity.value / baseline.perplexity.value
+
+
+def beside(value: float, limit: float | None, digits: int) -> str:
+    """A number, with more digits where it would otherwise look like a limit that it is not."""
+    for more in range(digits, digits + 3):
+        if limit is None or value == limit or f"{value:.{more}f}" != f"{limit:.{more}f}":
+            return f"{value:.{more}f}"
+    return f"{value:.6g}"
+
+
+def warnings_of(points: Sequence[Point], chosen: Point) -> list[str]:
+    """What a chosen point costs, if ``evaluate`` would call that reduced or lost ability; see ``Calibration``."""
+    baseline = points[0]
+    costs = price(chosen, baseline)
+    if costs < PERPLEXITY_REDUCED:
+        return []
+    ability = "lost" if costs >= PERPLEXITY_LOST else "reduced"
+    warning = (
+        f"It costs {beside(costs, PERPLEXITY_LOST, 2)} times the baseline's retained perplexity, which evaluate calls "
+        f"{ability} ability."
+    )
+    if ability == "lost":
+        spared = frontier([point for point in points if price(point, baseline) < PERPLEXITY_LOST])[0]
+        setting = f"alpha {spared.alpha:g}, threshold {spared.threshold:g}, {spared.space}"
+        warning += (
+            f" The least familiar setting below {PERPLEXITY_LOST:g} times is "
+            f"{setting if spared is not baseline else 'no correction'}: familiarity {spared.familiarity.value:.3f} at "
+            f"{beside(price(spared, baseline), PERPLEXITY_LOST, 2)} times."
+        )
+    return [warning]
