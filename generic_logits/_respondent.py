@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,10 +9,10 @@ from types import MappingProxyType
 from typing import Any
 
 import jsonschema
-from tqdm.auto import tqdm
 
 from generic_logits._answers import Answers, default_folder, read_json
 from generic_logits._endpoint import Endpoint, Reply, converse_all, run
+from generic_logits._progress import Progress
 from generic_logits.errors import InputError
 
 _AGAIN = "\n\nThe answer before could not be used: {problem}. Answer with the JSON object alone."
@@ -170,8 +169,7 @@ class Respondent:
                 missing[each.text] = each
         if missing:
             answers.make_folder()
-            shown = title and sys.stderr.isatty()
-            with tqdm(total=len(missing), desc=title, unit=form.kind, leave=False, disable=not shown) as bar:
+            with Progress(total=len(missing), desc=title, unit=form.kind, leave=False, disable=not title) as bar:
 
                 def keep(question: Question, outcome: dict[str, Any]) -> None:
                     if "answer" in outcome:

@@ -396,6 +396,10 @@ def test_a_run_that_was_broken_off_asks_only_what_was_not_answered(
     resumed = evaluate(candidates(root), material, tmp_path / "out", config=SMALL, resume=True)
     total = sum(len(of_model) for of_model in report.data["settings"]["seconds"].values())
     assert len(asked) == total - 20
+    reused, *parts = capsys.readouterr().err.splitlines()
+    assert reused == f"20 of {total} parts were answered before and are reused"
+    assert [line.partition("]")[0] for line in parts] == [f"[{number}/{total}" for number in range(21, total + 1)]
+    assert all(re.search(r"\] (baseline|[^:]+): .+, \d+\.\d s$", line) for line in parts)
     for name in ("figures", "attacks", "completions", "lens", "verdict"):
         assert resumed.data[name] == report.data[name], name
 
@@ -406,12 +410,15 @@ def test_without_resume_an_unfinished_run_is_in_the_way(root, material, tmp_path
         evaluate(candidates(root), material, tmp_path / "out", config=SMALL)
 
 
-def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, monkeypatch):
+def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, monkeypatch, capsys):
     broken_off(root, material, tmp_path / "out", monkeypatch, 5)
+    capsys.readouterr()
     asked = count_parts(monkeypatch)
     longer = EvaluateConfig(new_tokens=9, block_size=32, blocks=4, attacks=())
     evaluate(candidates(root)[:1], material, tmp_path / "out", config=longer, resume=True)
     assert len(asked) == len({*asked}) > 5
+    told = f"0 of {len(asked)} parts were answered before and are reused; 5 answers to other models, texts or settings"
+    assert capsys.readouterr().err.splitlines()[0] == f"{told} are not"
 
 
 @pytest.mark.parametrize("changed", [True, False])
@@ -549,7 +556,7 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
     for each in ("baseline", "alpha 1", "alpha 3", "gold", "Familiarity by", "attack", "not measured", "report.html"):
         assert each in out, each
     assert "The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions as a reader did" in out and " ±." in out
-    assert err == ""
+    assert [line.partition("]")[0] for line in err.splitlines()] == [f"[{number}/34" for number in range(1, 35)]
     roles = [(model["name"], model["role"], model["kind"]) for model in Report.load(tmp_path / "out").data["models"]]
     assert roles == [
         ("baseline", "baseline", "checkpoint"),

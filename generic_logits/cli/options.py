@@ -211,7 +211,15 @@ def prepare(dtype: str, seed: int) -> None:
     transformers.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
+    transformers.logging.set_tqdm_hook(_bar)  # of loading and saving
     transformers.set_seed(seed)
+
+
+def _bar(_: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """A bar of transformers as one of ours, which shows itself after two seconds and leaves nothing."""
+    from generic_logits._progress import Progress
+
+    return Progress(*arguments, **{**options, "delay": 2, "leave": False})
 
 
 def print_json(value: Any) -> None:

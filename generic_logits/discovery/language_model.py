@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tqdm.auto import tqdm
-
 from generic_logits._answers import Answers, default_folder
 from generic_logits._endpoint import Endpoint, Reply, converse_all, no_address, run
+from generic_logits._progress import Progress
 from generic_logits._record import weights_fingerprint
 from generic_logits.discovery.proposals import (
     PROMPT_VERSION,
@@ -131,9 +129,8 @@ def ask_language_model(documents: Iterable[Document], config: LanguageModelConfi
     to_ask = list(reversed(missing.values()))
     if to_ask:
         cache.make_folder()
-        shown = sys.stderr.isatty()
-        with tqdm(total=len(answers), initial=len(answers) - len(to_ask), unit="passage", disable=not shown) as bar:
-            bar.set_description(f"asking {model.name}")
+        asked = {"total": len(answers), "initial": len(answers) - len(to_ask), "unit": "passage"}
+        with Progress(desc=f"asking {model.name}", **asked) as bar:
 
             def keep(passage: Passage, answer: dict[str, Any]) -> None:
                 cache.save(answer, passage=passage.text)

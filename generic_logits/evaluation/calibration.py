@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
+from generic_logits._progress import Progress
 from generic_logits._record import describe_file, describe_model, software_versions
 from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.candidates import placement
@@ -282,7 +281,7 @@ def _measure(
     known: list[list[float]] = [[] for _ in settings]  # of each prompt
     surprise: list[list[Nats]] = [[] for _ in settings]  # of each block
     moved: list[list[Nats]] = [[] for _ in settings]
-    bar = tqdm(total=len(rows), desc="calibrating", unit="row", disable=not sys.stderr.isatty())
+    bar = Progress(total=len(rows), desc="calibrating", unit="row")
     for number, (first, b, r, true) in enumerate(_logits(pair, rows)):
         scores = _score(b[first - 1 :], r[first - 1 :], true[first - 1 :], lines, alphas)
         for at, (log_prob, distance) in enumerate(scores):

@@ -137,6 +137,10 @@ def evaluate(
     return report
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _is_finite(answer: Any) -> bool:
     """Whether all numbers of an answer are finite."""
     if isinstance(answer, Mapping):
@@ -169,6 +173,16 @@ class _Store:
         except (OSError, ValueError):
             return None
         return entry
+
+    def reuse(self, keys: Sequence[Mapping[str, Any]]) -> str:
+        """What an earlier run left of these answers and of others, in words; nothing where it left none."""
+        kept = {*self._place.glob("*.json")}
+        if not kept:
+            return ""
+        files = [self._file(key) for key in keys]
+        others = len(kept.difference(files))
+        unused = f"; {others} answers to other models, texts or settings are not" if others else ""
+        return f"{sum(map(kept.__contains__, files))} of {len(keys)} parts were answered before and are reused{unused}"
 
     def save(self, key: Mapping[str, Any], answer: Answer, seconds: float) -> dict[str, Any]:
         """Write an answer; it appears whole. Return it as it will be found."""
@@ -217,24 +231,34 @@ class _Run:
     def report(self) -> dict[str, Any]:
         """Ask what is not answered yet, and put the report together."""
         judges = judges_on_record(self._setting.judge)  # a judge that cannot answer is said before hours of models
-        total = len(self._candidates) * len(self._parts)
-        with tqdm(total=total, unit="part", disable=not sys.stderr.isatty()) as bar:
+        parts = {
+            candidate.name: {name: part for name, part in self._parts.items() if self._concerns(candidate, name)}
+            for candidate in self._candidates
+        }
+        keys = [self._key(candidate, name) for candidate in self._candidates for name in parts[candidate.name]]
+        if reused := self._store.reuse(keys):
+            _say(reused)
+        total, number, terminal = len(keys), 0, sys.stderr.isatty()
+        with tqdm(total=total, unit="part", disable=not terminal) as bar:
             for candidate in self._candidates:
                 self._answers[candidate.name], self._left_out[candidate.name] = {}, {}
                 self._seconds[candidate.name] = {}
                 with DeferredSubject(candidate) as subject:
-                    for name, part in self._parts.items():
+                    for name, part in parts[candidate.name].items():
                         bar.set_description(f"{candidate.name}: {part.title}")
-                        self._answer(candidate, subject, name, part)
+                        asked = self._answer(candidate, subject, name, part)
                         bar.update()
+                        number += 1
+                        if asked and not terminal:
+                            seconds = self._seconds[candidate.name][name]
+                            _say(f"[{number}/{total}] {candidate.name}: {part.title}, {seconds:.1f} s")
         return self._assemble(judges)
 
-    def _answer(self, candidate: Candidate, subject: Subject, name: str, part: Part) -> None:
-        if not self._concerns(candidate, name):
-            return
+    def _answer(self, candidate: Candidate, subject: Subject, name: str, part: Part) -> bool:
+        """Keep a part's answer, and say whether it had to be asked for."""
         key = self._key(candidate, name)
         entry = self._store.find(key)
-        if entry is None:
+        if asked := entry is None:
             started = time.monotonic()
             try:
                 answer = part.ask(subject, self._setting)
@@ -249,6 +273,7 @@ class _Run:
             self._left_out[candidate.name][name] = answer["left_out"]
         else:
             self._answers[candidate.name][name] = answer
+        return asked
 
     def _concerns(self, candidate: Candidate, name: str) -> bool:
         if name == "unread":  # in gold's place

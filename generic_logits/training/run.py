@@ -21,11 +21,11 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, get_cpu_distributed_information, parse_flag_from_env
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
 from generic_logits._files import replace_file
+from generic_logits._progress import Progress
 from generic_logits.errors import CorpusError, InputError, ModelError, OutputError, StorageError
 from generic_logits.text.blocks import BlockFile
 from generic_logits.text.corpus import Block, Document, cut_blocks
@@ -330,7 +330,9 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Draw the bar, from the resumed step on."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", disable=args.disable_tqdm)
+        self._bar = Progress(
+            total=state.max_steps, initial=state.global_step, desc="training", unit="step", disable=args.disable_tqdm
+        )
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Advance it."""
@@ -392,7 +394,7 @@ def training_blocks(
 
     def cut() -> Iterator[Block]:
         blocks = cut_blocks(counted(), tokenizer, length, keep_together=keep_together)
-        bar = tqdm(blocks, desc="tokenising", unit="block", delay=2, leave=False, disable=not sys.stderr.isatty())
+        bar = Progress(blocks, desc="tokenising", unit="block", delay=2, leave=False)
         return (block for block in bar if len(block.token_ids) > 1)
 
     blocks: Sequence[Block]
@@ -515,7 +517,7 @@ def training_arguments(config: TrainConfig, folder: OutputFolder, **fixed: Any) 
         "report_to": "none",
         "logging_steps": 10,
         "use_cpu": _on_cpu(),
-        "disable_tqdm": not sys.stderr.isatty(),
+        "disable_tqdm": not is_first_process(),
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         **fixed,

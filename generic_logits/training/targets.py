@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -18,9 +17,9 @@ import torch
 from accelerate.utils import find_executable_batch_size
 from torch import Tensor
 from torch.nn import Linear
-from tqdm.auto import tqdm
 
 from generic_logits._files import replace_file
+from generic_logits._progress import Progress
 from generic_logits._record import describe_file, describe_model
 from generic_logits.errors import InputError, ModelError
 from generic_logits.models.head import instead_of_logits, plain_head
@@ -520,7 +519,7 @@ def _compute(rows: _Rows, teachers: _Teachers, folder: OutputFolder) -> None:
 
     def fill(batch_size: int) -> None:
         total = sum(len(numbers) for _, numbers in mine)
-        with tqdm(total=total, desc="targets", unit="block", disable=not sys.stderr.isatty()) as bar:
+        with Progress(total=total, desc="targets", unit="block") as bar:
             for part, numbers in mine:
                 file = folder.work / shard_name(part, numbers[0] // rows.a_shard)
                 if file.exists():
