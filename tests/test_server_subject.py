@@ -9,7 +9,7 @@ from typing import Any
 import folders
 import pytest
 import tiny
-from endpoints import Answer, fault
+from endpoints import Answer, fault, free_port
 
 from generic_logits import _endpoint as client
 from generic_logits.errors import InputError, MeasureError
@@ -97,6 +97,19 @@ def test_several_models_want_a_name_and_a_wrong_name_is_refused(endpoint):
 def test_a_served_name_without_a_tokenizer_is_refused(endpoint):
     with pytest.raises(InputError, match="the tokenizer of the served model tiny; got none .*--tokenizer"):
         ServerSubject("served", endpoint.url)
+
+
+def test_without_the_hub_a_served_name_is_refused_at_once(endpoint, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(InputError, match="none by that name here, and a hub that does not answer; .*--tokenizer"):
+        ServerSubject("served", endpoint.url)
+    with pytest.raises(InputError, match="wanted a model named another"):
+        ServerSubject("served", endpoint.url, served="another")
+    assert time.monotonic() - began < 5
+    endpoint.roots = {"tiny": str(folders.model_folder(tmp_path / "model"))}
+    assert len(ServerSubject("served", endpoint.url).tokenizer) == folders.VOCAB
 
 
 def test_nobody_there_is_said(endpoint):

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from huggingface_hub import HfApi
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the one it uses itself: httpx, later httpx2
 from torch import Tensor
 
 from generic_logits._endpoint import Server, run
@@ -18,6 +20,7 @@ from generic_logits.text.corpus import encode_prompt
 
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
+_HUB_WAIT = 5.0  # seconds
 Engine = Callable[[], dict[str, Any]]
 
 
@@ -203,15 +206,27 @@ def _tokenizer_of(served: str, root: str) -> Any:
     Raises:
         InputError: it is in neither.
     """
-    for source in filter(None, (root, served)):
+    silent = False
+    for source in dict.fromkeys(filter(None, (root, served))):
         if Path(source).is_dir() or not Path(source).is_absolute():
+            silent = not Path(source).is_dir() and not _hub_answers(source)
             try:
-                return load_tokenizer(source)
+                return load_tokenizer(source, local_files_only=silent)
             except InputError:
                 continue
-    raise InputError(
-        f"the tokenizer of the served model {served}", "none by that name", "give its folder (--tokenizer)"
-    )
+    got = "none by that name here, and a hub that does not answer" if silent else "none by that name"
+    raise InputError(f"the tokenizer of the served model {served}", got, "give its folder (--tokenizer)")
+
+
+def _hub_answers(name: str) -> bool:
+    """Whether the hub says anything of a model, be it that there is none; asked once, not twelve times as for files."""
+    try:
+        HfApi().model_info(name, timeout=_HUB_WAIT)
+    except httpx.TransportError:
+        return False
+    except (OSError, ValueError):  # it knows no such model, no such name is allowed, or it is switched off
+        pass
+    return True
 
 
 def local_model(subject: Subject) -> Any:

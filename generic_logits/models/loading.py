@@ -69,14 +69,18 @@ def load_model(source: str | Path, **options: Any) -> Any:
         raise _cannot_load("a causal language model", source, error) from error
 
 
-def load_tokenizer(source: str | Path) -> Any:
+def load_tokenizer(source: str | Path, **options: Any) -> Any:
     """Load the fast tokenizer beside a model.
+
+    Args:
+        source: a model folder or hub name.
+        **options: of ``AutoTokenizer.from_pretrained``.
 
     Raises:
         ModelError: there is none.
     """
     try:
-        return AutoTokenizer.from_pretrained(source)
+        return AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:
         raise _cannot_load("a model folder with its tokenizer", source, error) from error
 
