@@ -33,6 +33,7 @@ from generic_logits.text.blocks import BlockFile
 from generic_logits.text.corpus import (
     Block,
     Document,
+    check_distinct,
     cut_blocks,
     encode_prompt,
     open_corpora,
@@ -935,3 +936,28 @@ def test_a_corpus_larger_than_memory_streams(tmp_path):
     assert sizes["large.jsonl"][0] > 300e6 and all(size > 80e6 for size, _ in sizes.values())
     assert sizes.pop("held in memory")[1] > 170  # MiB; the measure sees it
     assert all(grown < 150 for _, grown in sizes.values()), sizes
+
+
+@pytest.mark.parametrize(
+    ("licence", "others", "refused"),
+    [
+        (450, 10_000, None),
+        (600, 10_000, "LICENSE.md"),  # 5.7 % of both
+        (450, 5_000, "LICENSE.md"),  # 4.3 % of the one, 8.3 % of the other
+        (450, 0, "text.txt"),  # and the text itself, which is named
+    ],
+)
+def test_a_little_of_one_text_may_be_given_as_two_things_but_not_more(tmp_path, licence, others, refused):
+    for name, size in (("forget", 10_000), ("retain", others)):
+        folders.text_file(tmp_path / name / "LICENSE.md", "l" * licence)
+        folders.text_file(tmp_path / name / "text.txt", name[0] * size if size else "f" * 10_000)
+    retain = open_corpora([tmp_path / "retain" / "LICENSE.md", tmp_path / "retain" / "text.txt"])
+    given = [("forget", open_corpus(tmp_path / "forget")), ("retain", retain)]
+    if refused is None:
+        check_distinct(given)
+        return
+    with pytest.raises(InputError) as caught:
+        check_distinct(given)
+    first, second = (tmp_path / name / refused for name in ("forget", "retain"))
+    got = f"{first}, which is the same as {second}, as forget and as retain"
+    assert str(caught.value) == f"wanted another text as retain; got {got}; leave one out"

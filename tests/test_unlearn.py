@@ -423,3 +423,13 @@ def test_no_moment_of_dying_changes_the_result(root, tmp_path):
         assert each["resumed"] == 0, each["log"]
         assert names(place) == {"out"} and names(place / "out") == ORDINARY
         assert same_weights(place / "out", whole), each
+
+
+@pytest.mark.parametrize("step", [unlearn, distill, compute_targets])
+def test_a_text_to_forget_is_not_to_be_retained(root, tmp_path, step):
+    folders.text_file(tmp_path / "others" / "copy.txt", (root / "book.txt").read_text())
+    reinforced = {} if step is unlearn else {"reinforced": root / "baseline"}
+    same = r"wanted another text as retain; got .*/book.txt, which is the same as .*/copy.txt, as forget and as retain"
+    with pytest.raises(InputError, match=same):
+        step(root / "baseline", root / "book.txt", tmp_path / "out", retain=[tmp_path / "others"], **reinforced)
+    assert [each.name for each in tmp_path.iterdir()] == ["others"]

@@ -19,13 +19,13 @@ from generic_logits.errors import CorpusError, InputError
 from generic_logits.evaluation.candidates import placement
 from generic_logits.evaluation.figures import Figure, bootstrap
 from generic_logits.evaluation.frontier import draw_frontier
-from generic_logits.evaluation.material import check_distinct, find_terms, sample_text
+from generic_logits.evaluation.material import find_terms, sample_text
 from generic_logits.evaluation.utility import Nats, perplexity, token_mean
 from generic_logits.evaluation.verdict import PERPLEXITY_LOST, PERPLEXITY_REDUCED
 from generic_logits.models.pair import ModelPair
 from generic_logits.models.scoring import device_of, padded, sequence_logits
 from generic_logits.ops import Space, check_alpha, check_correction, correct_logits
-from generic_logits.text.corpus import Corpus, Document, cut_blocks, open_corpus
+from generic_logits.text.corpus import Corpus, Document, check_distinct, cut_blocks, open_corpus
 from generic_logits.text.prompts import encode_prompts, make_probability_prompts
 from generic_logits.training.run import OutputFolder, context_of, leaving_no_trace, sample_blocks
 

@@ -7,7 +7,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +18,7 @@ from generic_logits.evaluation.attacks.curve import check_prompts
 from generic_logits.evaluation.attacks.prompting import check_wordings
 from generic_logits.evaluation.memorization import cut_passages
 from generic_logits.text.anchors import Anchors, folded_words
-from generic_logits.text.corpus import Corpora, Corpus, Document, Texts, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, Document, Texts, check_distinct, open_corpus
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
@@ -186,25 +185,6 @@ def gather_material(
             **({"wordings": {name: describe_file(path) for name, path in wordings.items()}} if wordings else {}),
         },
     )
-
-
-def check_distinct(corpora: Sequence[tuple[str, Corpus]]) -> None:
-    """Refuse a text that is given as two things, or twice as one: no figure of it would mean anything.
-
-    Args:
-        corpora: each with what it is given as; two of one kind may share files, as a folder and a file in it do.
-
-    Raises:
-        InputError: a file is in corpora of two kinds, by its bytes, or two of one kind are the same.
-    """
-    for (kind, corpus), (other_kind, other) in combinations(corpora, 2):
-        here, there = ({file["sha256"]: file["file"] for file in each.files} for each in (corpus, other))
-        shared = [digest for digest in here if digest in there]
-        if shared and (kind != other_kind or here.keys() == there.keys()):
-            first, second = here[shared[0]], there[shared[0]]
-            got = first if first == second else f"{first}, which is the same as {second}"
-            twice = f"{kind} and as {other_kind}" if kind != other_kind else f"{kind} twice"
-            raise InputError(f"another text as {other_kind}", f"{got}, as {twice}", "leave one out")
 
 
 def sample_text(corpus: Texts, characters: int) -> str:

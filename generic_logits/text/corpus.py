@@ -13,20 +13,22 @@ import tempfile
 import weakref
 import zlib
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Protocol, TextIO, cast
 
-from generic_logits.errors import CorpusError, StorageError, one_line
+from generic_logits.errors import CorpusError, InputError, StorageError, one_line
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".parquet")
 _STDIN = "standard input"
 _CHUNK = 1 << 20  # bytes read at once
 _PIECE = 1 << 24  # characters that a document has at most
 _WINDOW = 1 << 20  # characters tokenised at once; a token and its offsets take some 300 bytes meanwhile
+_SHARED = 0.05  # of a corpus' characters, from which on it is the same text as another
 _LOOK_BACK = 32  # tokens a block may give up so that the next one starts with a word
 
 
@@ -250,6 +252,36 @@ def has_records(path: str | Path) -> bool:
     path = Path(path)
     files = filter(_belongs, path.rglob("*")) if path.is_dir() else [path]
     return str(path) == "-" or any(_suffix(file) in (".jsonl", ".parquet") for file in files)
+
+
+def check_distinct(corpora: Sequence[tuple[str, Texts]]) -> None:
+    """Refuse a text that is given as two things, or twice as one: nothing made or measured of it would mean anything.
+
+    Args:
+        corpora: each with what it is given as; two of one kind may share files, as a folder and a file in it do, and
+            two of different kinds such as hold little text, as a licence in both folders does.
+
+    Raises:
+        InputError: files with ``_SHARED`` of a corpus' characters are in another of another kind, by their bytes, or
+            two of one kind are the same.
+    """
+    for (kind, corpus), (other_kind, other) in combinations(corpora, 2):
+        here, there = ({file["sha256"]: file for file in each.files} for each in (corpus, other))
+        shared = {digest for digest in here if digest in there}
+        if kind == other_kind:
+            refused, twice = here.keys() == there.keys(), f"{kind} twice"
+        else:
+            refused = any(_characters(files, shared) >= _SHARED * _characters(files, files) for files in (here, there))
+            twice = f"{kind} and as {other_kind}"
+        if shared and refused:
+            largest = max(sorted(shared), key=lambda digest: int(here[digest]["characters"]))
+            first, second = here[largest]["file"], there[largest]["file"]
+            got = first if first == second else f"{first}, which is the same as {second}"
+            raise InputError(f"another text as {other_kind}", f"{got}, as {twice}", "leave one out")
+
+
+def _characters(files: Mapping[str, Mapping[str, Any]], digests: Iterable[str]) -> int:
+    return sum(files[digest]["characters"] for digest in digests)
 
 
 def read_documents(path: str | Path) -> list[Document]:

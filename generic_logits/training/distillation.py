@@ -24,7 +24,7 @@ from generic_logits.models.loading import load_model, load_tokenizer, share_weig
 from generic_logits.models.scoring import device_of, perplexity
 from generic_logits.ops import linear_soft_kl
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import Corpora, Corpus, open_corpora, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, check_distinct, open_corpora, open_corpus
 from generic_logits.text.prompts import encode_prompts, load_prompts
 from generic_logits.training.early_stopping import EarlyStopping
 from generic_logits.training.model_card import model_card
@@ -144,6 +144,7 @@ def distill(
     else:
         inputs["reinforced"] = describe_model(str(reinforced))
         forget, retained = open_corpus(cast(Any, corpus)), open_corpora(retain)
+        check_distinct([("forget", forget), ("retain", retained)])
         inputs["corpus"], inputs["retain"] = forget.files, retained.files
         if anchors:
             Anchors.load(anchors)  # refuses one that cannot be used

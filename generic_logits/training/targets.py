@@ -29,7 +29,7 @@ from generic_logits.ops import Space, check_alpha, check_correction, correct_log
 from generic_logits.ops.linear import soft_kl_
 from generic_logits.text.alignment import TranslatedBlock, translate_block, translate_tokens, untranslated
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import Block, Corpora, Corpus, open_corpora, open_corpus
+from generic_logits.text.corpus import Block, Corpora, Corpus, check_distinct, open_corpora, open_corpus
 from generic_logits.text.translation import Translator
 from generic_logits.training.run import (
     OutputFolder,
@@ -285,6 +285,7 @@ def compute_targets(
     folder = OutputFolder(output, resume=resume)
     forget = open_corpus(corpus)
     retained = open_corpora(retain)
+    check_distinct([("forget", forget), ("retain", retained)])
     dictionary = Anchors.load(anchors) if anchors else None
     teachers = _load_teachers(baseline, reinforced, held_to, strengths, config)
     tokenizer = teachers.pair.tokenizer

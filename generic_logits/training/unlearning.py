@@ -17,7 +17,7 @@ from generic_logits.discovery.find import find_anchors
 from generic_logits.errors import InputError
 from generic_logits.ops import check_alpha
 from generic_logits.text.anchors import Anchors
-from generic_logits.text.corpus import Corpora, Corpus, open_corpora, open_corpus
+from generic_logits.text.corpus import Corpora, Corpus, check_distinct, open_corpora, open_corpus
 from generic_logits.training.distillation import DistillConfig, check_limits, distill
 from generic_logits.training.model_card import model_card
 from generic_logits.training.reinforcement import ReinforceConfig, reinforce
@@ -118,6 +118,7 @@ def unlearn(
         training_arguments(each, folder)
     started = time.monotonic()
     forget, retained = open_corpus(corpus), open_corpora(retain)
+    check_distinct([("forget", forget), ("retain", retained)])
     check_limits(config.distill, prompts, retained=bool(retained))
     given = Anchors.load(anchors) if anchors else None
     inputs: dict[str, Any] = {
