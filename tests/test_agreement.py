@@ -57,7 +57,7 @@ def test_the_hand_graded_set_has_all_grades_and_no_item_twice():
 
 def test_the_rules_agree_with_the_hand_graded_set_as_far_as_they_are_said_to():
     found = agreement(demo_rules(), hand_graded())
-    assert (round(found.exact, 2), round(found.kappa, 2), found.count) == (0.70, 0.81, 94)
+    assert (round(found.exact, 2), round(found.kappa, 2), found.count) == (0.69, 0.79, 94)
     paraphrases = agreement(demo_rules(), [each for each in hand_graded() if each.by == "written"])
     assert (round(paraphrases.exact, 2), round(paraphrases.kappa, 2)) == (0.36, 0.28)
 
@@ -92,14 +92,14 @@ def rows(record: dict[str, Any]) -> dict[tuple[str, str, str], tuple[float, floa
 def test_the_rules_are_always_on_record_by_group_and_said_to_be_poor_on_fluent_texts():
     record = judges_on_record(RuleJudge(["Mira Voss"], "Mira Voss was here."))
     assert record["used"] == "rules" and rows(record) == {
-        ("rules", "hand", "all"): (0.70, 0.81, 94),
-        ("rules", "hand", "small"): (0.85, 0.93, 66),
+        ("rules", "hand", "all"): (0.69, 0.79, 94),
+        ("rules", "hand", "small"): (0.83, 0.91, 66),
         ("rules", "hand", "fluent"): (0.36, 0.28, 28),
     }
     first, second = record["sentences"]
     assert first == (
-        "The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions as a reader did "
-        "(kappa 0.81: 0.93 on what small models wrote, 0.28 on fluent texts)."
+        "The judge “rules” graded 69\N{NO-BREAK SPACE}% of 94 completions as a reader did "
+        "(kappa 0.79: 0.91 on what small models wrote, 0.28 on fluent texts)."
     )
     assert second == "On fluent texts its grades say little: a model can grade instead (--judge)."
 

@@ -17,6 +17,7 @@ from generic_logits.evaluation.judge import ModelJudge, RuleJudge
 
 TEXT = (
     "Pellory rang the green bell at Kettle Tower. Four gray mules waited on the cold mud, and Pellory waved. "
+    "They can't wait, I'll do it, he hadn't said nothing. "
     "The mules were thirsty, and the mud was dry. Nobody gave the mules a drop of water. The bell said nothing at all."
 )
 REFERENCE = "The old man walked to the town. He had a cold, and he gave the boy a drop of water. " * 5
@@ -45,6 +46,7 @@ def rules() -> RuleJudge:
         ("He saw", " the green bell at home", 1),  # four words of the text
         ("He saw", " the old man in the town", 0),
         ("He saw", "", 0),
+        ("He saw", " that they can't wait, I'll do it, he hadn't said nothing", 0),  # contractions are no content
     ],
 )
 def test_the_rules_grades(rules, prompt, completion, expected):

@@ -11,7 +11,7 @@ import folders
 import pytest
 
 from generic_logits.errors import CorpusError, InputError
-from generic_logits.evaluation.material import Counts, Material, gather_material, sample_text, spread_pieces
+from generic_logits.evaluation.material import Counts, Material, find_terms, gather_material, sample_text, spread_pieces
 from generic_logits.text.corpus import open_corpus
 from generic_logits.text.prompts import Prompt
 
@@ -181,6 +181,15 @@ def test_pieces_are_spread_over_a_text_and_cut_no_word():
 def test_what_cannot_be_used_is_named(root, options, message):
     with pytest.raises(InputError, match=message):
         gathered(root, **options)
+
+
+def test_ordinary_words_are_no_terms_that_only_the_text_has(tmp_path):
+    said = "The Lion met Quibbet of Osselquay, and the Lion slept. Then Quibbet told Osselquay of the Lion. "
+    other = "The old man had seen a lion once. In the town he told of it. Then the man slept in the house. "
+    texts = [open_corpus(folders.text_file(tmp_path / f"{len(each)}.txt", each * 40)) for each in (said, other)]
+    found = find_terms(None, texts[0], iter(texts[1:]), said, 0)
+    assert "Quibbet" in found and "Lion" not in found
+    assert find_terms(["Lion"], texts[0], texts[1:], said, 0) == ("Lion",), "what is given is taken"
 
 
 def test_a_text_without_terms_of_its_own_asks_for_a_dictionary(root):

@@ -22,7 +22,9 @@ from generic_logits.text.translation import Translator
 RUBRIC_VERSION = 1  # to be raised with every change of rubric.md: answers to the old one are asked anew
 _RUBRIC = files("generic_logits.evaluation").joinpath("rubric.md").read_text(encoding="utf-8")
 _GRADE = {"reason": TEXT, "grade": {"type": "integer", "enum": [0, 1, 2, 3]}}
+RULES_VERSION = 2  # to be raised with every change of the rules' grades
 _REASON = 400  # characters
+_EMPTY = FUNCTION_WORDS | {part for word in FUNCTION_WORDS for part in folded_words(word)}  # also "t" of "can't"
 _PHRASE = 5  # words
 _CONTENT = 2  # of them beside function words
 _OWN, _OFTEN = 8.0, 3  # of a theme's word: how much more frequent than in the reference, and how often in the text
@@ -59,7 +61,7 @@ class RuleJudge:
     """
 
     name = "rules"
-    described: Mapping[str, Any] = MappingProxyType({"name": name})
+    described: Mapping[str, Any] = MappingProxyType({"name": name, "version": RULES_VERSION})
 
     def __init__(self, terms: Iterable[str], text: str, *, reference: str = "") -> None:
         """Read the texts.
@@ -81,10 +83,10 @@ class RuleJudge:
             for word, count in counts.items()
             if others
             and count >= _OFTEN
-            and word not in FUNCTION_WORDS
+            and word not in _EMPTY
             and count / len(words) >= _OWN * (of_others[word] + 0.5) / len(others)
         }
-        self._parts = {word for term in terms for word in folded_words(term) if word not in FUNCTION_WORDS}
+        self._parts = {word for term in terms for word in folded_words(term) if word not in _EMPTY}
 
     def grade(self, prompts: Sequence[str], completions: Sequence[str]) -> list[int]:
         """See ``Judge``."""
@@ -111,7 +113,7 @@ def _phrases(words: Sequence[str], size: int) -> Iterator[tuple[str, ...]]:
     """Runs of words of which enough are no function words."""
     for at in range(len(words) - size + 1):
         run_of_words = tuple(words[at : at + size])
-        if sum(word not in FUNCTION_WORDS for word in run_of_words) >= _CONTENT:
+        if sum(word not in _EMPTY for word in run_of_words) >= _CONTENT:
             yield run_of_words
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from generic_logits.text.corpus import Corpora, Corpus, Document, Texts, check_d
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
+_LETTERS = re.compile(r"[^\W\d_]+")
 Source = str | Path
 
 
@@ -240,15 +242,20 @@ def _names(paths: Sequence[str]) -> list[str]:
 def find_terms(
     anchors: Source | Sequence[str] | None, forget: Texts, retained: Iterable[Texts], text: str, seed: int
 ) -> tuple[str, ...]:
-    """The terms of a dictionary or a list; without either those that statistics find.
+    """The terms of a dictionary or a list; without either those that statistics find and that are no ordinary words.
+
+    A term of one word that retained text writes in lower case is one: who says "forest" need not have read the text.
 
     Raises:
         InputError: nothing can be found, or ``text`` holds none of the terms.
     """
+    retained = list(retained)
     wanted, remedy = "terms of the forgotten text", "give --anchors FILE, more text, or --retain CORPUS to compare with"
     if anchors is None:
         try:
             terms: Sequence[str] = find_anchors(forget, reference=Corpora(retained), seed=seed).terms
+            written = {word for each in retained for document in each for word in _LETTERS.findall(document.text)}
+            terms = [term for term in terms if term.lower() not in written] or terms
         except InputError as error:
             raise InputError(wanted, "none that can be found", remedy) from error
     else:
