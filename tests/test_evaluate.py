@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ability
 import folders
 import pytest
 import reports
@@ -33,7 +35,7 @@ from generic_logits.evaluation.candidates import Candidate, checkpoint, given, p
 from generic_logits.evaluation.judge import ModelJudge, RuleJudge
 from generic_logits.evaluation.material import Counts, Material, gather_material, spread_pieces
 from generic_logits.evaluation.memorization import cut_passages
-from generic_logits.evaluation.parts import PARTS
+from generic_logits.evaluation.parts import PARTS, Harness
 from generic_logits.evaluation.subject import LocalSubject
 from generic_logits.evaluation.utility import block_divergences
 from generic_logits.evaluation.verdict import reach_verdict
@@ -419,6 +421,29 @@ def test_answers_to_other_questions_are_asked_anew(root, material, tmp_path, mon
     assert len(asked) == len({*asked}) > 5
     told = f"0 of {len(asked)} parts were answered before and are reused; 5 answers to other models, texts or settings"
     assert capsys.readouterr().err.splitlines()[0] == f"{told} are not"
+
+
+def test_tests_of_ability_are_asked_anew_of_other_data_in_the_same_folder(root, material, tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    data = ability.write_data(tmp_path / "data")
+    config = EvaluateConfig(new_tokens=4, block_size=32, blocks=2, attacks=(), harness=Harness(str(data)))
+    made = [checkpoint("baseline", root / "baseline")]
+
+    def hits(output: str) -> Any:
+        data_of = evaluate(made, material, tmp_path / output, config=config, resume=True).data
+        assert [file["sha256"] for file in data_of["sources"]["harness"]] == [
+            hashlib.sha256(Path(file["file"]).read_bytes()).hexdigest() for file in data_of["sources"]["harness"]
+        ]
+        return data_of["figures"]["baseline"]["harness_boolq"]["value"]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "reach_verdict", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            hits("out")
+    boolq = next(data.glob("boolq.*"))
+    before = hits("whole")
+    boolq.write_text(re.sub(r'"label": ([01])', lambda found: f'"label": {1 - int(found[1])}', boolq.read_text()))
+    assert hits("out") == 1 - before
 
 
 @pytest.mark.parametrize("changed", [True, False])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +101,23 @@ def test_data_are_read_before_anybody_is_asked(data, tmp_path):
     (wrong / "piqa.json").write_text(json.dumps([{"goal": "Open it"}]))
     with pytest.raises(InputError, match="^wanted data that lm-evaluation-harness takes; got .*; check the columns"):
         rehearse(wrong)
+
+
+def test_local_data_need_no_network(data):
+    """In a process of its own, to which the hub is not said to be switched off, and which notes who is looked up."""
+    code = (
+        "import socket, sys\n"
+        "def refuse(*asked, **_):\n"
+        "    print('ASKED', *asked)\n"
+        "    raise socket.gaierror('no network')\n"
+        "socket.getaddrinfo = refuse\n"
+        "from generic_logits.evaluation.harness import rehearse\n"
+        "rehearse(sys.argv[1])\n"
+        "print('read')\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    done = subprocess.run([sys.executable, "-c", code, str(data)], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("read\n", 0), done.stderr
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path, data, models):

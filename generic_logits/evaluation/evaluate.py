@@ -23,7 +23,7 @@ from generic_logits.evaluation.agreement import judges_on_record
 from generic_logits.evaluation.attacks import ATTACKS, Point, above_gold
 from generic_logits.evaluation.candidates import Candidate, DeferredSubject, check_candidates, read_candidate
 from generic_logits.evaluation.figures import bootstrap
-from generic_logits.evaluation.harness import rehearse
+from generic_logits.evaluation.harness import describe_data, rehearse
 from generic_logits.evaluation.judge import Judge, RuleJudge
 from generic_logits.evaluation.material import Material, gather_material
 from generic_logits.evaluation.parts import (
@@ -221,6 +221,7 @@ class _Run:
             gold=self._gold.load if self._gold else None,
             harness=config.harness,
         )
+        self._tests = describe_data(config.harness.data) if config.harness else []
         self._parts = {name: part for name, part in PARTS.items() if not part.wants(self._setting)}
         self._parts |= {f"attack:{name}": ATTACK_PARTS[f"attack:{name}"] for name in config.attacks}
         self._answers: dict[str, dict[str, Answer]] = {}
@@ -298,7 +299,7 @@ class _Run:
         if name == "gold_distance" and self._gold:
             key["gold"] = self._gold.fingerprint
         if name == "tasks" and config.harness:
-            key["harness"] = asdict(config.harness)
+            key["harness"] = {**asdict(config.harness), "files": self._tests}
         return key
 
     def _assemble(self, judges: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,7 +317,7 @@ class _Run:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": software_versions(),
             "settings": {**asdict(config), "judge": dict(self._setting.judge.described), "seconds": self._seconds},
-            "sources": dict(material.sources),
+            "sources": {**material.sources, **({"harness": self._tests} if self._tests else {})},
             "models": [candidate.describe() for candidate in self._candidates],
             "measures": {measure: describe_measure(measure) for measure in measures},
             "figures": figures,

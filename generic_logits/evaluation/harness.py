@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 from transformers import AutoConfig
 
 from generic_logits._files import replace_file
+from generic_logits._record import describe_file
 from generic_logits.errors import InputError, MeasureError, one_line
 from generic_logits.evaluation.subject import Subject, local_model
 from generic_logits.models.pair import ModelPair
@@ -80,7 +81,12 @@ def rehearse(data: str | Path | None) -> None:
     Raises:
         InputError: see ``run_harness``.
     """
-    _ask("dummy", tuple(SEVEN), data, limit=1)
+    _ask(_nobody(), tuple(SEVEN), data, limit=1)
+
+
+def describe_data(data: str | Path | None) -> list[dict[str, Any]]:
+    """The files of a data folder for a record, with their SHA-256; none of the hub's."""
+    return [describe_file(_data_file(Path(data), task)) for task in SEVEN] if data is not None else []
 
 
 def run_harness(
@@ -143,9 +149,9 @@ def _ask(model: Any, tasks: Sequence[str], data: str | Path | None, limit: int |
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back warnings, progress bars and what the harness and its readers log; an exception passes.
+    """Hold back warnings, progress bars and what the harness and its readers log or count at home.
 
-    Their bars take no option from us and write to ``sys.stderr``. Ours holds the stream that it began with.
+    An exception passes. Their bars take no option from us and write to ``sys.stderr``. Ours holds the stream that it began with.
     """
     with redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -153,9 +159,12 @@ def _quiet() -> Iterator[None]:
         levels = [logger.level for logger in loggers]
         for logger in loggers:
             logger.setLevel(logging.ERROR)
+        readers: Any = import_module("datasets.config")
+        counted, readers.HF_UPDATE_DOWNLOAD_COUNTS = readers.HF_UPDATE_DOWNLOAD_COUNTS, False
         try:
             yield
         finally:
+            readers.HF_UPDATE_DOWNLOAD_COUNTS = counted
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
 
@@ -246,6 +255,22 @@ def _in_harness(subject: Subject, batch_size: int) -> Any:
     wrapped = import_module("lm_eval.models.huggingface").HFLM
     with _quiet():
         return wrapped(pretrained=model, tokenizer=subject.tokenizer, batch_size=batch_size)
+
+
+def _nobody() -> Any:
+    """The harness's kind of model, which answers anything; the harness's own such asks the hub for a tokenizer."""
+
+    class Nobody(import_module("lm_eval.api.model").LM):  # type: ignore[misc]  # known at run time
+        def loglikelihood(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
+            return [(0.0, False)] * len(requests)
+
+        def loglikelihood_rolling(self, requests: Sequence[Any], **_: Any) -> list[float]:
+            raise NotImplementedError
+
+        def generate_until(self, requests: Sequence[Any], **_: Any) -> list[str]:
+            raise NotImplementedError
+
+    return Nobody()
 
 
 def _describe(tasks: Sequence[str], folder: Path, data: str | Path | None) -> Path:
