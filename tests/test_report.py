@@ -160,7 +160,7 @@ def test_the_judges_agreement_is_told_in_words_and_may_be_absent():
     assert "Judges" not in Report(finished()).markdown()
     record = judges_on_record(demo_rules())
     text = Report(finished({**example(), "judges": record})).markdown()
-    assert "\n### Judges of completions\n\n* The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions" in text
+    assert "\n### Judges of completions\n\n* The judge “rules” graded 69\N{NO-BREAK SPACE}% of 94 completions" in text
 
 
 def test_markdown_shows_what_was_not_measured_as_a_dash():

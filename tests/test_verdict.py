@@ -137,6 +137,42 @@ def test_without_gold_nothing_is_like_gold():
     assert "gold" not in str(verdict["by_model"]).replace("gold's", "")
 
 
+def test_a_model_further_from_gold_than_the_baseline_forgot_most_at_best():
+    report = example()
+    report["measures"]["kl_gold"] = {**report["measures"]["extraction_strength"], "title": "Distance from gold"}
+    for name, value in {"baseline": 0.9, "distilled": 0.2, "gradient ascent": 5.0}.items():
+        report["figures"][name]["kl_gold"] = figure(value, 64)
+    assert verdict_on(report, "distilled")["forgetting"] == "complete"
+    assert verdict_on(report, "gradient ascent")["forgetting"] == "most"
+
+
+def test_a_model_of_which_only_words_were_measured_is_not_praised():
+    report = example()
+    del report["figures"]["distilled"]["familiarity_probability"]
+    assert "Only what it writes was measured" not in warnings_on(report, "distilled")
+    del report["figures"]["distilled"]["extraction_strength"]
+    assert "Only what it writes was measured: a filter in front of a model" in warnings_on(report, "distilled")
+    assert not any(each.startswith("“distilled” knows") for each in reach_verdict(report)["sentences"])
+
+
+def test_of_a_model_that_forgot_nothing_nothing_comes_back():
+    report = example()
+    report["figures"]["distilled"] = dict(report["figures"]["baseline"])
+    report["attacks"]["hints"]["curves"]["distilled"][-1].update(figure(0.3, 120))
+    v = verdict_on(report, "distilled")
+    assert v["forgetting"] == "none" and not any("comes back" in each for each in v["warnings"])
+
+
+def test_a_gold_model_that_knows_the_text_is_told():
+    report = example()
+    for measure in ("familiarity_probability", "familiarity_completion", "verbmem_rouge_l", "extraction_strength"):
+        report["figures"]["gold"][measure] = report["figures"]["baseline"][measure]
+    verdict = reach_verdict(report)
+    assert "but knows as much of it as the baseline by all 4 measures of knowledge." in "\n".join(verdict["sentences"])
+    assert verdict["by_model"]["distilled"]["forgotten"].endswith("that tells the baseline from “gold”.")
+    assert "Was the right model" not in "\n".join(reach_verdict(example())["sentences"])
+
+
 def with_gold_as_an_ordinary_model(**floors: float) -> dict[str, Any]:
     """Of a reader who has no gold model; one of the models never read the text, and is not known as such."""
     report = example()
@@ -150,8 +186,11 @@ def with_gold_as_an_ordinary_model(**floors: float) -> dict[str, Any]:
 
 @pytest.mark.parametrize("floors", [{}, {"verbmem_rouge_l": 0.14, "extraction_strength": 0.05}])
 def test_without_gold_a_model_that_never_read_the_text_is_said_to_know_little(floors):
-    v = verdict_on(with_gold_as_an_ordinary_model(**floors), "gold")
+    verdict = reach_verdict(with_gold_as_an_ordinary_model(**floors))
+    v = verdict["by_model"]["gold"]
     assert (v["forgetting"], v["ability"], v["warnings"]) == ("most", "kept", [])
+    told = f"“gold” knows little of the text, as far as {2 + len(floors)} measures can tell without a gold model; "
+    assert verdict["sentences"][0].startswith(told)
 
 
 def test_without_gold_a_measure_that_has_no_floor_is_not_counted_and_that_is_said():

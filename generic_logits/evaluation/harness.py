@@ -151,7 +151,8 @@ def _ask(model: Any, tasks: Sequence[str], data: str | Path | None, limit: int |
 def _quiet() -> Iterator[None]:
     """Hold back warnings, progress bars and what the harness and its readers log or count at home.
 
-    An exception passes. Their bars take no option from us and write to ``sys.stderr``. Ours holds the stream that it began with.
+    An exception passes. Their bars take no option from us and write to ``sys.stderr``. Ours holds the stream that it
+    began with.
     """
     with redirect_stderr(StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -9,7 +9,8 @@ forgotten is (baseline - model) / (baseline - floor). The model is at gold's lev
 its value does, too, or the share is at least ``MOST``: few items, and so a wide interval, are no proof. All measures
 have to agree, as an attacker takes the weakest place:
 
-* complete: below the baseline and at gold's level on every measure; needs a gold model
+* complete: below the baseline and at gold's level on every measure, and no further from gold on the work than the
+  baseline is; needs a gold model
 * most: below the baseline on every measure, and at least ``MOST`` forgotten on each
 * part: below the baseline on some measure
 * none: below the baseline on none
@@ -25,14 +26,15 @@ not confirm it: two sound trainings lie as far apart. What the gold model has as
 text that repeats itself, is no loss; without a gold model such text is a reduction at most, as a baseline that knows
 the text by heart repeats itself less there.
 
-**Warnings.** Lost ability in the place of forgetting; one answer to many prompts; completions that say nothing while
-probabilities or memorisation still know; knowledge that an attack brings back above the gold model under the same
-attack (by ``TRACE`` at least; without a gold model, as much of what the baseline shows as is too much for ``MOST``
-forgotten, or ``RETURNED`` of it by fine-tuning, which teaches anybody), with the word that it was hidden and not
-forgotten where fine-tuning brings back ``RETURNED`` of what tells the baseline from gold; less known than gold, or
-another distance from it, which tells that something was removed; a distance from gold on the work that is larger than
-the baseline's, which tells that something else was put in its place. Of the whole report: few items, and a judge of
-completions that agrees badly with a reader.
+**Warnings.** Lost ability in the place of forgetting; nothing measured but what a model writes, which a filter passes;
+one answer to many prompts; completions that say nothing while probabilities or memorisation still know; of a model that
+forgot something, knowledge that an attack brings back above the gold model under the same attack (by ``TRACE`` at
+least; without a gold model, as much of what the baseline shows as is too much for ``MOST`` forgotten, or ``RETURNED``
+of it by fine-tuning, which teaches anybody), with the word that it was hidden and not forgotten where fine-tuning
+brings back ``RETURNED`` of what tells the baseline from gold; less known than gold, or another distance from it, which
+tells that something was removed; a distance from gold on the work that is larger than the baseline's, which tells that
+something else was put in its place. Of the whole report: a gold model that knows the text as the baseline does, few
+items, and a judge of completions that agrees badly with a reader.
 """
 
 from __future__ import annotations
@@ -61,6 +63,7 @@ RETURNED = 0.5  # likewise, most of it
 KNOWLEDGE = ("familiarity", "memorisation")
 FLOORED = ("verbmem_rouge_l", "knowmem_rouge_l", "extraction_strength", "exact_memorization")
 _FINE_TUNING = "relearning"  # how names of attacks that train the model begin
+_WRITTEN = ("familiarity_completion", "verbmem_rouge_l", "knowmem_rouge_l")  # taken from what a model writes
 FORGOT = ("complete", "most")
 CAVEAT = (
     "These figures hold for these texts, prompts and attacks. They do not prove that nothing can be drawn out of a "
@@ -128,10 +131,11 @@ class _Judge:
 
     def verdict(self, name: str) -> dict[str, Any]:
         evidence = self.evidence(name)
-        forgetting = self.forgetting(evidence)
+        forgetting = self.forgetting(name, evidence)
         ability, kept = self.ability(name)
         warnings = [
             *self.lost_ability(forgetting, ability),
+            *self.by_words_alone(forgetting, evidence),
             *self.one_answer(name),
             *self.silence(name, evidence),
             *self.returns(name, forgetting),
@@ -198,20 +202,22 @@ class _Judge:
             share=share,
         )
 
-    def forgetting(self, evidence: Sequence[_Evidence]) -> str:
+    def forgetting(self, name: str, evidence: Sequence[_Evidence]) -> str:
         if not evidence:
             return "unknown"
         if not any(each.below_baseline for each in evidence):
             return "none"
         if not all(each.below_baseline for each in evidence):
             return "part"
-        if self.gold and all(each.at_gold for each in evidence):
+        if self.gold and all(each.at_gold for each in evidence) and not self.led_astray(name):
             return "complete"
         return "most" if min(each.share for each in evidence) >= MOST else "part"
 
     def forgotten(self, name: str, forgetting: str, evidence: Sequence[_Evidence]) -> str:
         if forgetting == "unknown":
-            return "Could not be judged: no measure of knowledge was taken that tells who has read the text."
+            return "Could not be judged: no measure of knowledge was taken that tells the baseline from " + (
+                f"“{self.gold}”." if self.gold else "a model that never read the text."
+            )
         count, measures = len(evidence), _counted(len(evidence), "measure")
         if forgetting == "none":
             return f"Still knows the text: not shown to know less than the baseline by any of {measures} of knowledge."
@@ -295,7 +301,8 @@ class _Judge:
             if model["low"] > max(KL_REDUCED, usual)
             else "kept"
         )
-        return level, f"{self.title('kl_retained')}: {self.shown(name, 'kl_retained')}."
+        apart = "" if gold or level == "kept" else ", as far as two sound trainings may lie apart"
+        return level, f"{self.title('kl_retained')}: {self.shown(name, 'kl_retained')}{apart}."
 
     def fluency(self, name: str, *, confirmed: bool) -> list[tuple[str, str]]:
         sentences = []
@@ -342,6 +349,13 @@ class _Judge:
             ]
         return []
 
+    def by_words_alone(self, forgetting: str, evidence: Sequence[_Evidence]) -> list[str]:
+        if forgetting not in FORGOT or any(each.measure not in _WRITTEN for each in evidence):
+            return []
+        return [
+            "Only what it writes was measured: a filter in front of a model that knows everything would do as well."
+        ]
+
     def one_answer(self, name: str) -> list[str]:
         share, opening, count = self.openings(name)
         usual = max(self.openings(reference)[0] for reference in (self.baseline, self.gold))
@@ -383,6 +397,8 @@ class _Judge:
         return [f"Its completions no longer tell of the text, but it still knows it ({listed}): silent, not forgotten."]
 
     def returns(self, name: str, forgetting: str) -> list[str]:
+        if forgetting == "none":
+            return []  # it was never away
         found = {
             kind: returned
             for kind in self.attacks
@@ -481,6 +497,7 @@ class _Judge:
         return [
             *self.who_passed(by_model),
             *self.who_failed(by_model),
+            *self.no_gold(),
             *self.missing(),
             *self.badly_judged(),
             CAVEAT,
@@ -499,19 +516,27 @@ class _Judge:
             attacked = any(name in attack["curves"] for attack in self.attacks.values())
             attacks = "no attack tried on it brought knowledge back" if attacked else "no attack was tried on it"
             sentences.append(
-                f"“{name}” knows {level}, as far as was measured; its ability is {each['ability']}; {attacks}."
+                f"“{name}” knows {level}, {self.measured(name)}; its ability is {each['ability']}; {attacks}."
             )
         for name in good:
             if name not in clean:
-                count = _counted(len(by_model[name]["warnings"]), "warning")
+                each = by_model[name]
+                count = _counted(len(each["warnings"]), "warning")
                 sentences.append(
-                    f"“{name}” forgot most of the text without losing its ability, but with {count}: see below."
+                    f"“{name}” forgot most of the text, {self.measured(name)}, and its ability is {each['ability']}, "
+                    f"but with {count}: see below."
                 )
         if not by_model:
             sentences.append("No model was given but references: there is nothing to judge.")
         elif not good:
             sentences.append("No model was shown to forget most of the text and to keep its ability.")
         return sentences
+
+    def measured(self, name: str) -> str:
+        """How far a headline reaches."""
+        if self.gold:
+            return "as far as was measured"
+        return f"as far as {_counted(len(self.evidence(name)), 'measure')} can tell without a gold model"
 
     def who_failed(self, by_model: Mapping[str, Mapping[str, Any]]) -> list[str]:
         lost = [name for name, each in by_model.items() if each["ability"] == "lost"]
@@ -548,6 +573,17 @@ class _Judge:
         if few:
             sentences.append(f"Fewer than {FEW_ITEMS} items, so little can be said by: {', '.join(few)}.")
         return sentences
+
+    def no_gold(self) -> list[str]:
+        """Whether the gold model is none."""
+        measures = [each for each, about in self.measures.items() if about["group"] in KNOWLEDGE]
+        taken = [each for each in measures if self.figure(self.baseline, each) and self.figure(self.gold, each)]
+        if not taken or any(self.compare(self.gold or "", each) for each in taken):
+            return []
+        return [
+            f"“{self.gold}” was given as a model that never read the text, but knows as much of it as the baseline by "
+            f"{_of(len(taken), len(taken))} of knowledge. Was the right model given as gold?"
+        ]
 
     def floors_taken(self) -> list[str]:
         """What stands in the place of gold's figures, and which are not counted without them."""
