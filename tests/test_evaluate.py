@@ -580,7 +580,7 @@ def test_the_command_prints_the_table_and_the_verdict(root, tmp_path, capsys):
     out, err = capsys.readouterr()
     for each in ("baseline", "alpha 1", "alpha 3", "gold", "Familiarity by", "attack", "not measured", "report.html"):
         assert each in out, each
-    assert "The judge “rules” graded 70\N{NO-BREAK SPACE}% of 94 completions as a reader did" in out and " ±." in out
+    assert "The judge “rules” graded 69\N{NO-BREAK SPACE}% of 94 completions as a reader did" in out and " ±." in out
     assert [line.partition("]")[0] for line in err.splitlines()] == [f"[{number}/34" for number in range(1, 35)]
     roles = [(model["name"], model["role"], model["kind"]) for model in Report.load(tmp_path / "out").data["models"]]
     assert roles == [

@@ -183,6 +183,22 @@ def test_what_cannot_be_used_is_named(root, options, message):
         gathered(root, **options)
 
 
+@pytest.mark.parametrize("option", ["unread", "held_out"])
+def test_text_that_stands_in_another_is_no_other_text(root, tmp_path, option):
+    words = (root / "forget.txt").read_text().split()
+    part = folders.text_file(tmp_path / "part.txt", "A beginning. " + "\n".join(words[: len(words) // 2]))
+    told = f"^wanted another text as {option}; got one of which (9[0-9]|100) % stand in the text given as forget; leave"
+    with pytest.raises(InputError, match=told):
+        gathered(root, **{option: part})
+    mostly = folders.text_file(tmp_path / "mostly.txt", folders.prose(200, seed=9) + " ".join(words[:60]))
+    gathered(root, **{option: mostly})
+
+
+def test_unread_text_may_be_unrelated_too(root, tmp_path):
+    other = folders.text_file(tmp_path / "other.txt", folders.prose(40, seed=8))
+    gathered(root, unread=other, unrelated=folders.text_file(tmp_path / "same.txt", other.read_text()))
+
+
 def test_ordinary_words_are_no_terms_that_only_the_text_has(tmp_path):
     said = "The Lion met Quibbet of Osselquay, and the Lion slept. Then Quibbet told Osselquay of the Lion. "
     other = "The old man had seen a lion once. In the town he told of it. Then the man slept in the house. "

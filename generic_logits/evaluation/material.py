@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import permutations
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,6 +24,7 @@ from generic_logits.text.corpus import Corpora, Corpus, Document, Texts, check_d
 from generic_logits.text.prompts import Prompt, load_prompts, make_completion_prompts, make_probability_prompts
 
 _WINDOW = 1 << 14  # characters
+_RUNS, _RUN = 50, 8  # of words that are looked for in another text, and their length
 _LETTERS = re.compile(r"[^\W\d_]+")
 Source = str | Path
 
@@ -155,6 +157,8 @@ def gather_material(
     check_distinct([(name, corpus) for name, corpus in corpora.items() if name != "unrelated"] + as_retain)
     check_distinct([(name, corpus) for name, corpus in corpora.items() if name != "unread"])
     texts = {name: sample_text(corpus, counts.characters) for name, corpus in corpora.items()}
+    of_retained = {name: sample_text(corpus, counts.characters) for name, corpus in retained.items()}
+    check_apart([*texts.items(), *(("retain", each) for each in of_retained.values())])
     text = texts["forget"]
     terms = find_terms(anchors, corpora["forget"], retained.values(), text, seed)
     if prompts:
@@ -173,7 +177,7 @@ def gather_material(
         held_out=texts.get("held_out", ""),
         unread=texts.get("unread", ""),
         unrelated=texts.get("unrelated", ""),
-        retain={name: sample_text(corpus, counts.characters) for name, corpus in retained.items()},
+        retain=of_retained,
         terms=terms,
         prompts=tuple(beginnings),
         hints=tuple(to_complete),
@@ -187,6 +191,34 @@ def gather_material(
             **({"wordings": {name: describe_file(path) for name, path in wordings.items()}} if wordings else {}),
         },
     )
+
+
+def check_apart(texts: Sequence[tuple[str, str]]) -> None:
+    """Refuse a text that stands in another one, in whatever files; ``check_distinct`` compares these.
+
+    Args:
+        texts: each with what it is given as. Unread text may be unrelated, too, and retained texts may share theirs.
+
+    Raises:
+        InputError: most of some runs of words that are spread over one of them stand in the other.
+    """
+    plain = [(kind, folded_words(text)) for kind, text in texts]
+    joined = [(kind, words, " ".join(["", *words, ""])) for kind, words in plain]
+    shares = [
+        (_share(words, other), kind, other_kind)
+        for (kind, words, _), (other_kind, _, other) in permutations(joined, 2)
+        if kind != other_kind and {kind, other_kind} != {"unread", "unrelated"}
+    ]
+    share, kind, other_kind = max(shares, default=(0.0, "", ""))
+    if share > 0.5:
+        got = f"one of which {100 * share:.0f} % stand in the text given as {other_kind}"
+        raise InputError(f"another text as {kind}", got, "leave one out")
+
+
+def _share(words: Sequence[str], other: str) -> float:
+    """Of a text's runs of words, how many another one holds; 0 of a text that is shorter than one."""
+    starts = [at * (len(words) - _RUN) // _RUNS for at in range(_RUNS)] if len(words) > _RUN else []
+    return sum(" ".join(["", *words[at : at + _RUN], ""]) in other for at in starts) / _RUNS
 
 
 def sample_text(corpus: Texts, characters: int) -> str:
