@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,6 +221,33 @@ def test_without_gold_attacks_that_get_most_come_first(shown, tmp_path):
     page = shown(written(report, tmp_path))
     assert page.locator("#attacks h3").all_inner_texts() == ["Relearning", "Longer hints", "Quantisation"]
     assert "In brackets" not in page.locator("#attacks").text_content()
+
+
+def test_a_model_that_knows_everything_from_the_start_does_not_decide_which_attack_is_worst(shown, tmp_path):
+    report = reports.example()
+    known = report["attacks"]["hints"]["curves"]["generic α=5"]
+    for point in known:
+        point |= {**reports.figure(0.9, 120), "above_gold": 0.89}
+    page = shown(written(report, tmp_path))
+    assert page.locator("#attacks h3").all_inner_texts()[0] == "Relearning"
+
+
+def test_accuracies_lie_on_a_linear_scale_and_perplexities_that_are_far_apart_on_a_logarithmic_one(shown, tmp_path):
+    report = reports.example()
+    for at, name in enumerate(reports.NAMES):
+        report["figures"][name]["harness_arc_easy"] = reports.figure(0.1 + 0.12 * at, 64)
+        report["figures"][name]["perplexity_retained"] = reports.figure(20.0 * 3**at, 64)
+    told = shown(written(report, tmp_path)).locator("#figures .measure")
+    assert "Logarithmic" not in told.filter(has_text="ARC-Easy").inner_text()
+    assert "Logarithmic" in told.filter(has_text="Perplexity of retained text").inner_text()
+
+
+def test_a_passage_that_a_strong_correction_destroys_has_no_perplexity_of_many_digits(shown, tmp_path):
+    report = {**reports.example(), "lens": reports.lens()}
+    page = shown(written(report, tmp_path))
+    page.locator("#alpha").evaluate("each => { each.value = 10; each.dispatchEvent(new Event('input')); }")
+    told = page.locator("#lens-summary").inner_text()
+    assert re.fullmatch(r"Perplexity of this passage: baseline \d+\.\d, generic over 10,000\.", told)
 
 
 def test_hints_that_the_context_cut_short_are_told_as_in_the_markdown(shown, tmp_path):

@@ -336,7 +336,7 @@ def _with_interval(figure: Mapping[str, Any] | None, form: str) -> str:
 def _at_worst(curve: Sequence[Mapping[str, Any]] | None, model: Mapping[str, Any]) -> str:
     if not curve:
         return ""
-    worst = max(curve, key=lambda point: point["value"])
+    worst = max(curve[1:] or curve, key=lambda point: point["value"])  # the first point is no attack yet
     above = None if model["role"] == "gold" else worst["above_gold"]
     return _short(f"{worst['value']:.3f}") + ("" if above is None else f" {_short(f'{above:+.3f}')}")
 

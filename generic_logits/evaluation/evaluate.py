@@ -390,6 +390,6 @@ class _Run:
         ]
 
     def _lens(self) -> Answer | None:
-        """That of the pair in the middle of the pairs: its slider reaches the others' alphas."""
+        """That of the pair with the mildest correction: its slider reaches the others' alphas."""
         lenses = [answers["lens"] for answers in self._answers.values() if "lens" in answers]
-        return lenses[len(lenses) // 2] if lenses else None
+        return min(lenses, key=lambda lens: lens["alpha"] or math.inf, default=None)

@@ -225,6 +225,8 @@ def _lens(subject: Subject, setting: Setting) -> Answer:
     passages = setting.material.passages
     some = passages[:: max(1, len(passages) // 3)][:3]
     titled = {f"Passage {number}": "".join(passage) for number, passage in enumerate(some, start=1)}
+    for name, text in list(setting.material.retain.items())[:1]:  # where nothing should be suppressed
+        titled |= {f"Retained text, {name}": "".join(passage) for passage in cut_passages(text, 3)[1:2]}
     return look(subject.model, subject.tokenizer, titled)
 
 

@@ -79,7 +79,7 @@
   function scaleOf(values, from, to, count, fromZero) {
     let low = Math.min(...values);
     let high = Math.max(...values);
-    const logarithmic = low > 0 && high / low > 4 && !fromZero;
+    const logarithmic = low > 0 && high / low > 4 && high > 1 && !fromZero;
     const room = logarithmic ? (high / low) ** 0.06 : (high - low || Math.abs(high) || 1) * 0.06;
     if (fromZero && low >= 0) low = -room / 2;
     else low = logarithmic ? low / room : low - room;
@@ -290,19 +290,19 @@
   function attacks() {
     const all = Object.values(report.attacks).filter((attack) => Object.values(attack.curves).some((curve) => curve.length));
     if (!all.length) return part("attacks", "Attacks", "No attack was tried: what an attacker gets back is unknown.");
-    all.sort((a, b) => worst(b) - worst(a));
+    all.sort((a, b) => broughtBack(b) - broughtBack(a));
     const open = all.length > OPEN_ATTACKS + 2 ? OPEN_ATTACKS : all.length;
     const rest = all.slice(open);
     const names = report.models.map((model) => model.name).filter((name) => all.some((attack) => attack.curves[name]?.length));
     part("attacks", "Attacks",
       gold
-        ? "What somebody gets back who tries. A gold model learns and guesses too, so what counts is the distance above its dashed curve. Attacks that get furthest above it come first."
-        : "What somebody gets back who tries. No gold model was measured, which would show how much one learns and guesses that never read the text. Attacks that get most come first.",
+        ? "What somebody gets back who tries. A gold model learns and guesses too, so what counts is the distance above its dashed curve. Attacks that bring back most come first."
+        : "What somebody gets back who tries. No gold model was measured, which would show how much one learns and guesses that never read the text. Attacks that bring back most come first.",
       legend(names),
       h("div", { class: "attacks" }, all.slice(0, open).map(attackFigure)),
       rest.length
         ? h("details", { class: "more" },
-            h("summary", null, `${rest.length} more attacks, ${gold ? "which stay nearer to gold" : "which get less"}`,
+            h("summary", null, `${rest.length} more attacks, which bring back less`,
               h("span", { class: "grades" }, rest.map((attack) => h("span", null, `${attack.title}: ${gold ? `${signed(worst(attack))} at worst` : `${worst(attack).toFixed(3)} at worst`}`)))),
             h("div", { class: "attacks" }, rest.map(attackFigure)))
         : null);
@@ -312,13 +312,17 @@
   const waiting = [];
   const signed = (value) => `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(3)}`;
 
-  // The most that an attack gets out of a model that is judged, above gold where there is gold.
-  function worst(attack) {
+  // Of each model that is judged: what an attack's points get out of it, above gold where there is gold; the first point
+  // is no attack yet.
+  function points(attack) {
     const turn = attack.better === "higher" ? -1 : 1;
     const judged = Object.keys(attack.curves).filter((name) => !models.get(name).role);
-    const points = (judged.length ? judged : Object.keys(attack.curves)).flatMap((name) => attack.curves[name]);
-    return Math.max(...points.map((point) => turn * (point.above_gold ?? point.value)));
+    return (judged.length ? judged : Object.keys(attack.curves)).filter((name) => attack.curves[name].length)
+      .map((name) => attack.curves[name].map((point) => turn * (point.above_gold ?? point.value)));
   }
+  const attacked = (curve) => Math.max(...(curve.length > 1 ? curve.slice(1) : curve));
+  const worst = (attack) => Math.max(...points(attack).map(attacked));
+  const broughtBack = (attack) => Math.max(...points(attack).map((curve) => attacked(curve) - curve[0]));
 
   // Sentences as in report.py.
   function shortened(attack) {
@@ -495,6 +499,7 @@
 
     const alpha = () => Number(slider.value);
     const suppression = (token, probability) => token.top[token.true][1] - Math.log(probability);
+    const surprise = (mean) => Math.exp(-mean) < 10000 ? Math.exp(-mean).toFixed(1) : "over 10,000";
     const times = (nats) => {
       const factor = Math.exp(Math.abs(nats));
       if (factor < 1.05) return "left as it was";
@@ -556,7 +561,7 @@
         after += Math.log(probability);
         counted++;
       });
-      if (counted) summary.textContent = `Perplexity of this passage: baseline ${Math.exp(-before / counted).toFixed(1)}, generic ${Math.exp(-after / counted).toFixed(1)}.`;
+      if (counted) summary.textContent = `Perplexity of this passage: baseline ${surprise(before / counted)}, generic ${surprise(after / counted)}.`;
       select(Math.max(0, selected), false);
     }
 
