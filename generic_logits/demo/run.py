@@ -34,7 +34,7 @@ COLUMNS = (  # key, title, format
     ("familiarity_probability", "familiarity, probability", ".3f"),
     ("familiarity_completion", "familiarity, completion", ".2f"),
     ("verbatim_rouge_l", "verbatim ROUGE-L", ".2f"),
-    ("retained_perplexity", "retained perplexity", ".1f"),
+    ("retained_perplexity", "perplexity, unread stories", ".1f"),
 )
 _RESULT = "demo.json"
 _MARK = ".demo"  # in a folder that a running demo may delete
