@@ -125,6 +125,11 @@ class _Judge:
         self.completions: Sequence[Mapping[str, Any]] = report["completions"]
         self.floors: Mapping[str, Mapping[str, Any]] = report.get("floors", {})
         self.judges: Mapping[str, Any] = report.get("judges", {})
+        self.knowledge = [
+            measure
+            for measure, about in self.measures.items()
+            if about["group"] in KNOWLEDGE and about["better"] != "gold"
+        ]
         roles = {model["role"]: model["name"] for model in report["models"] if model["role"]}
         self.baseline, self.gold = roles.get("baseline"), roles.get("gold")
         self.candidates = [model["name"] for model in report["models"] if not model["role"]]
@@ -171,11 +176,7 @@ class _Judge:
         return str(self.measures[measure]["title"])
 
     def evidence(self, name: str) -> list[_Evidence]:
-        return [
-            found
-            for measure, about in self.measures.items()
-            if about["group"] in KNOWLEDGE and about["better"] != "gold" and (found := self.compare(name, measure))
-        ]
+        return [found for measure in self.knowledge if (found := self.compare(name, measure))]
 
     def floor(self, measure: str) -> _Range | None:
         """What a model shows that never read the text; None where nobody knows."""
@@ -576,8 +577,7 @@ class _Judge:
 
     def no_gold(self) -> list[str]:
         """Whether the gold model is none."""
-        measures = [each for each, about in self.measures.items() if about["group"] in KNOWLEDGE]
-        taken = [each for each in measures if self.figure(self.baseline, each) and self.figure(self.gold, each)]
+        taken = [each for each in self.knowledge if self.figure(self.baseline, each) and self.figure(self.gold, each)]
         if not taken or any(self.compare(self.gold or "", each) for each in taken):
             return []
         return [
