@@ -226,7 +226,7 @@ def _lens(subject: Subject, setting: Setting) -> Answer:
     some = passages[:: max(1, len(passages) // 3)][:3]
     titled = {f"Passage {number}": "".join(passage) for number, passage in enumerate(some, start=1)}
     for name, text in list(setting.material.retain.items())[:1]:  # where nothing should be suppressed
-        titled |= {f"Retained text, {name}": "".join(passage) for passage in cut_passages(text, 3)[1:2]}
+        titled[f"Retained text, {name}"] = "".join(cut_passages(text, 3)[-1])
     return look(subject.model, subject.tokenizer, titled)
 
 
@@ -262,7 +262,7 @@ PARTS: Mapping[str, Part] = MappingProxyType(
             "floors without a gold model",
             _unread,
             lambda setting: (
-                "" if setting.gold else _no("gold model or unread text", lambda of: of.unread, "--unread")(setting)
+                "" if setting.gold or setting.material.unread else "no gold model or unread text was given (--unread)"
             ),
         ),
         "truth": Part("truth ratio", _truth),

@@ -82,7 +82,7 @@ class Report:
 
         Of paths it has the last name alone, of servers' addresses no credentials; so has the page.
         """
-        return "\n".join(_markdown(_without_folders(self.data))) + "\n"
+        return _text(_without_folders(self.data))
 
     def page(self) -> str:
         """One HTML page that needs nothing else: no network, no other file.
@@ -90,16 +90,14 @@ class Report:
         What models and files said is data inside the page and never markup. The page's own policy lets nothing run or
         load but its one script and its one style sheet, which it names by their hashes.
         """
-        style, script = _part("style.css"), _part("script.js")
+        style, script, data = _part("style.css"), _part("script.js"), _without_folders(self.data)
         policy = f"default-src 'none'; style-src '{_fingerprint(style)}'; script-src '{_fingerprint(script)}'"
         places = {
             "policy": policy,
             "style": style,
             "script": script,
-            "data": json.dumps(_without_folders(self.data), ensure_ascii=True, separators=(",", ":")).replace(
-                "<", "\\u003c"
-            ),
-            "plain": html.escape(self.markdown()),
+            "data": json.dumps(data, ensure_ascii=True, separators=(",", ":")).replace("<", "\\u003c"),
+            "plain": html.escape(_text(data)),
         }
         before, *others = _part("template.html").split("{{")
         cuts = [each.partition("}}") for each in others]
@@ -229,6 +227,10 @@ def _last_name(source: str) -> str:
 
 
 # Markdown
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    return "\n".join(_markdown(data)) + "\n"
 
 
 def _markdown(data: Mapping[str, Any]) -> Iterator[str]:
